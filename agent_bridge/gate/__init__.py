@@ -1,0 +1,1 @@
+"""The agent gate: the process that freezes, verifies and runs approved actions."""

@@ -1,0 +1,1 @@
+"""Declarations of the admin API; one class a feature."""

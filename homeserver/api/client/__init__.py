@@ -1,0 +1,1 @@
+"""Declarations of the client-server API; one class a feature."""

@@ -1,0 +1,249 @@
+"""Sending events, setting state, redacting, reading a room's timeline and state.
+
+spec: client-server-api/#sending-events-to-a-room, #getting-events-for-a-room, #redactions, v1.19.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import orjson
+
+from homeserver.core.filters import FilterInvalid, RoomEventFilter, parse_room_event_filter
+from homeserver.core.identifiers import EventID, RoomID
+from homeserver.core.json_types import JsonObject
+from homeserver.engine.timeline_event import TimelineEvent, with_room_id
+from homeserver.errors import BadJSON
+from homeserver.requester import Requester
+from homeserver.services.messages import Messages
+from homeserver.services.room_state import RoomState
+from homeserver.services.timeline import Timeline
+from homeserver.transport.endpoint import Auth, RawJSON, endpoint
+
+
+class MessagesAPI:
+    """Saying something in a room."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    @endpoint(
+        "sendMessage", "PUT", "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}",
+        auth=Auth.CLIENT,
+    )  # fmt: skip
+    async def send_message(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_type: str,
+        txn_id: str,
+        body: JsonObject,
+        *,
+        ts: int | None = None,
+    ) -> JsonObject:
+        event_id = await self._messages.send(
+            room_id,
+            requester.user_id,
+            event_type,
+            body,
+            device_id=requester.device_id or requester.appservice_id,
+            txn_id=txn_id,
+            origin_server_ts=ts if requester.appservice_id is not None else None,
+        )
+        return {"event_id": event_id}
+
+    @endpoint(
+        "setRoomStateWithKey", "PUT",
+        "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}",
+        auth=Auth.CLIENT,
+        also=("/_matrix/client/v3/rooms/{roomId}/state/{eventType}",),
+    )  # fmt: skip
+    async def set_room_state_with_key(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_type: str,
+        body: JsonObject,
+        state_key: str = "",
+        *,
+        ts: int | None = None,
+    ) -> JsonObject:
+        event_id = await self._messages.set_state(
+            room_id,
+            requester.user_id,
+            event_type,
+            state_key,
+            body,
+            origin_server_ts=ts if requester.appservice_id is not None else None,
+        )
+        return {"event_id": event_id}
+
+    @endpoint(
+        "redactEvent", "PUT", "/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}",
+        auth=Auth.CLIENT,
+    )  # fmt: skip
+    async def redact_event(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_id: EventID,
+        txn_id: str,
+        body: JsonObject,
+    ) -> JsonObject:
+        reason = body.get("reason")
+        redaction = await self._messages.redact(
+            room_id,
+            requester.user_id,
+            event_id,
+            {"reason": reason} if isinstance(reason, str) else {},
+            device_id=requester.device_id or requester.appservice_id,
+            txn_id=txn_id,
+        )
+        return {"event_id": redaction}
+
+
+class TimelineAPI:
+    """Reading what was said, and how a room stands."""
+
+    def __init__(self, timeline: Timeline, state: RoomState) -> None:
+        self._timeline = timeline
+        self._state = state
+
+    @endpoint(
+        "getRoomEvents", "GET", "/_matrix/client/v3/rooms/{roomId}/messages",
+        auth=Auth.CLIENT, wire={"filter_": "filter"},
+    )  # fmt: skip
+    async def get_room_events(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        *,
+        dir_: Literal["b", "f"],
+        from_: str | None = None,
+        to: str | None = None,
+        limit: int = 10,
+        filter_: str | None = None,
+    ) -> RawJSON:
+        chosen = _filter(filter_)
+        page = await self._timeline.page(
+            requester.user_id,
+            room_id,
+            backwards=dir_ == "b",
+            start=from_,
+            until=to,
+            limit=limit,
+            chosen=chosen,
+        )
+        members: list[TimelineEvent] = []
+        if chosen.lazy_load_members:
+            members = await self._state.list_members_of(
+                requester.user_id, room_id, {event.event.sender for event in page.events}
+            )
+        parts = [
+            b'{"chunk":', _list(page.events, requester, room_id),
+            b',"state":', _list(members, requester, room_id),
+            b',"start":', orjson.dumps(page.start),
+        ]  # fmt: skip
+        if page.end is not None:
+            parts += [b',"end":', orjson.dumps(page.end)]
+        return RawJSON(b"".join([*parts, b"}"]))
+
+    @endpoint(
+        "getOneRoomEvent", "GET", "/_matrix/client/v3/rooms/{roomId}/event/{eventId}",
+        auth=Auth.CLIENT,
+    )  # fmt: skip
+    async def get_one_room_event(
+        self, requester: Requester, room_id: RoomID, event_id: EventID
+    ) -> RawJSON:
+        found = await self._timeline.get_event(requester.user_id, room_id, event_id)
+        return RawJSON(
+            with_room_id(found.json_for(requester.user_id, requester.device_id), room_id)
+        )
+
+    @endpoint(
+        "getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT
+    )
+    async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
+        found = await self._state.list_state(requester.user_id, room_id)
+        return RawJSON(_list(found, requester, room_id))
+
+    @endpoint(
+        "getRoomStateWithKey", "GET",
+        "/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}",
+        auth=Auth.CLIENT, wire={"format_": "format"},
+        also=("/_matrix/client/v3/rooms/{roomId}/state/{eventType}",),
+    )  # fmt: skip
+    async def get_room_state_with_key(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        event_type: str,
+        state_key: str = "",
+        *,
+        format_: Literal["content", "event"] = "content",
+    ) -> JsonObject | RawJSON:
+        found = await self._state.get_state(requester.user_id, room_id, event_type, state_key)
+        json = with_room_id(found.json, room_id)
+        if format_ == "event":
+            return RawJSON(json)
+        content: JsonObject = orjson.loads(json)["content"]
+        return content
+
+    @endpoint(
+        "getMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/members", auth=Auth.CLIENT
+    )
+    async def get_members_by_room(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        *,
+        at: str | None = None,
+        membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None,
+        not_membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None,
+    ) -> RawJSON:
+        found = await self._state.list_members(
+            requester.user_id,
+            room_id,
+            at=at,
+            membership=membership,
+            not_membership=not_membership,
+        )
+        return RawJSON(b'{"chunk":' + _list(found, requester, room_id) + b"}")
+
+    @endpoint(
+        "getJoinedMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/joined_members",
+        auth=Auth.CLIENT,
+    )  # fmt: skip
+    async def get_joined_members_by_room(
+        self, requester: Requester, room_id: RoomID
+    ) -> JsonObject:
+        found = await self._state.list_joined(requester.user_id, room_id)
+        joined: JsonObject = {}
+        for member in found:
+            content = member.event.content
+            joined[member.event.state_key or ""] = {
+                name: content[key]
+                for name, key in (("display_name", "displayname"), ("avatar_url", "avatar_url"))
+                if isinstance(content.get(key), str)
+            }
+        return {"joined": joined}
+
+
+def _list(found: Sequence[TimelineEvent], requester: Requester, room_id: RoomID) -> bytes:
+    """Join ready-made JSON into an array."""
+    return (
+        b"["
+        + b",".join(
+            with_room_id(event.json_for(requester.user_id, requester.device_id), room_id)
+            for event in found
+        )
+        + b"]"
+    )
+
+
+def _filter(text: str | None) -> RoomEventFilter:
+    if text is None:
+        return RoomEventFilter()
+    try:
+        return parse_room_event_filter(orjson.loads(text))
+    except (orjson.JSONDecodeError, FilterInvalid) as error:
+        raise BadJSON(f"filter: {error}") from error

@@ -1,0 +1,118 @@
+"""Registration of accounts.
+
+spec: client-server-api/#legacy-account-registration, v1.19.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from homeserver.core.json_types import JsonObject
+from homeserver.errors import BadRequest, Forbidden, MissingParam
+from homeserver.randomness import Randomness
+from homeserver.requester import Requester
+from homeserver.services.accounts import Accounts, NewAccount
+from homeserver.services.sessions import (
+    APPSERVICE_LOGIN,
+    Appservice,
+    NewSession,
+    Sessions,
+    may_act_as,
+)
+from homeserver.services.ui_auth import DUMMY_FLOWS, UIAuth
+from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
+
+_GENERATED_NAME_LETTERS = 12
+
+
+@dataclass(frozen=True)
+class Registration:
+    type: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    inhibit_login: bool = False
+    refresh_token: bool = False
+    auth: JsonObject | None = None
+
+
+class RegistrationAPI:
+    """How a person gets an account, where the configuration lets anybody make one."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        sessions: Sessions,
+        ui_auth: UIAuth,
+        randomness: Randomness,
+        *,
+        is_open: bool,
+    ) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._ui_auth = ui_auth
+        self._randomness = randomness
+        self._is_open = is_open
+
+    # Auth.OPTIONAL: application services register users with their own access token.
+    @endpoint(
+        "register", "POST", "/_matrix/client/v3/register", auth=Auth.OPTIONAL, rate_limited=True
+    )
+    async def register(
+        self,
+        requester: Requester | None,
+        request: RequestInfo,
+        body: Registration,
+        *,
+        kind: Literal["guest", "user"] = "user",
+    ) -> JsonObject:
+        if kind == "guest":
+            raise Forbidden("Guest accounts are not possible on this server")
+        username = body.username or self._randomness.upper_token(_GENERATED_NAME_LETTERS)
+        wish = NewSession.checked(
+            body.device_id,
+            body.initial_device_display_name,
+            wants_refresh_token=body.refresh_token,
+            client_ip=request.client_ip,
+        )
+        if body.type == APPSERVICE_LOGIN:
+            new = await self._check_appservice(
+                self._sessions.access_appservice(requester), username
+            )
+        else:
+            new = await self._check_person(body, username)
+        grant = None if body.inhibit_login else self._sessions.make_grant(wish)
+        await self._accounts.register(new, grant)
+        return {"user_id": new.user_id} if grant is None else grant.session_body(new.user_id)
+
+    async def _check_appservice(self, appservice: Appservice, username: str) -> NewAccount:
+        user_id = self._accounts.make_user_id(username)
+        if not may_act_as(appservice, user_id):
+            raise BadRequest(
+                "The name is outside of what the application service may use",
+                errcode="M_EXCLUSIVE",
+            )
+        await self._accounts.check_free(user_id, by_appservice=True)
+        return NewAccount(user_id, appservice_id=appservice.id)
+
+    async def _check_person(self, body: Registration, username: str) -> NewAccount:
+        if not self._is_open:
+            raise Forbidden("Registration is closed on this server")
+        user_id = self._accounts.make_user_id(username)
+        await self._accounts.check_free(user_id)
+        if body.auth is not None and body.password is None:
+            raise MissingParam("password is required")
+        await self._ui_auth.check(asdict(body), "register", None, DUMMY_FLOWS, binds_body=False)
+        return NewAccount(
+            user_id, password_hash=await self._accounts.hash_password(body.password or "")
+        )
+
+    @endpoint(
+        "checkUsernameAvailability", "GET", "/_matrix/client/v3/register/available",
+        auth=Auth.NONE, rate_limited=True,
+    )  # fmt: skip
+    async def check_username_availability(self, *, username: str) -> JsonObject:
+        if not self._is_open:
+            raise Forbidden("Registration is closed on this server")
+        await self._accounts.check_free(self._accounts.make_user_id(username))
+        return {"available": True}

@@ -1,0 +1,204 @@
+"""The configuration: one frozen dataclass a section, loaded once from YAML.
+
+`config/homeserver.example.yaml` is generated from here (`python -m homeserver make-config`).
+Unknown keys and bad values are reported all together, with the nearest valid name; unsafe
+combinations are refused, not warned about. Relative paths are relative to the file.
+"""
+
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from homeserver.core.identifiers import ServerName
+from homeserver.transport.decoding import DecodingFailed, decode
+
+
+class ConfigInvalid(Exception):
+    """The message is for that person: every problem, one a line."""
+
+
+@dataclass(frozen=True)
+class ServerSection:
+    name: ServerName
+    """Name of this server in user ids and room aliases, such as example.org. It can never change."""
+    data_directory: str = "data"
+    """Where the embedded database, keys and media live."""
+    signing_key_file: str = "data/signing.key"
+    """Ed25519 key that signs events; made at the first start, readable by the server alone."""
+    public_base_url: str | None = None
+    """What clients use to reach this server, such as https://matrix.example.org; null: as asked."""
+    default_room_version: str = "11"
+    """Room version of new rooms."""
+
+
+@dataclass(frozen=True)
+class ListenSection:
+    address: str = "127.0.0.1"
+    """Address to listen on; keep loopback when a TLS proxy stands in front."""
+    port: int = 8008
+    """TCP port of the client-server API."""
+    trust_forwarded_headers: bool = False
+    """Believe X-Forwarded-For and X-Forwarded-Proto: only behind a proxy that sets them."""
+    max_body_bytes: int = 10_485_760
+    """Larger request bodies are refused (media uploads have a limit of their own)."""
+    idle_timeout_seconds: int = 120
+    """Connections without traffic are closed after this."""
+
+
+@dataclass(frozen=True)
+class DatabaseSection:
+    url: str | None = None
+    """postgresql://… of a PostgreSQL 15 or newer; null: the embedded one in data_directory."""
+    threads: int = 6
+    """Connections to the database."""
+
+
+@dataclass(frozen=True)
+class RegistrationSection:
+    enabled: bool = False
+    """Let anybody make an account."""
+    shared_secret_file: str | None = None
+    """File with the secret that registers accounts by /_synapse/admin/v1/register; null: off."""
+
+
+@dataclass(frozen=True)
+class RateLimitSection:
+    enabled: bool = True
+    """Count rate-limited operations for each user or address."""
+    per_second: float = 10.0
+    """Sustained rate of one operation by one user."""
+    burst: int = 50
+    """How many may come at once."""
+    login_per_minute: float = 20.0
+    """Failed and successful logins for one account or address."""
+
+
+@dataclass(frozen=True)
+class PasswordSection:
+    time_cost: int = 3
+    """argon2id passes."""
+    memory_kib: int = 65_536
+    """argon2id memory."""
+    parallelism: int = 2
+    """argon2id lanes."""
+
+
+@dataclass(frozen=True)
+class AppserviceSection:
+    registration_files: list[str] = field(default_factory=list)
+    """Registration files (YAML) of application services."""
+
+
+@dataclass(frozen=True)
+class LimitsSection:
+    live_rooms_bytes: int = 268_435_456
+    """Memory for rooms in use; the least recently used go first."""
+    sync_max_timeout_seconds: int = 120
+    """Longer long polls are shortened to this."""
+    max_to_device_messages: int = 100
+    """To-device messages in one sync response."""
+
+
+@dataclass(frozen=True)
+class LoggingSection:
+    level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+    file: str | None = None
+    """Log file; null: standard error."""
+
+
+@dataclass(frozen=True)
+class Config:
+    server: ServerSection
+    listen: ListenSection = ListenSection()
+    database: DatabaseSection = DatabaseSection()
+    registration: RegistrationSection = RegistrationSection()
+    rate_limits: RateLimitSection = RateLimitSection()
+    passwords: PasswordSection = PasswordSection()
+    appservices: AppserviceSection = AppserviceSection()
+    limits: LimitsSection = LimitsSection()
+    logging: LoggingSection = LoggingSection()
+    directory: Path = field(default=Path(), metadata={"wire": "\x00"})
+    """The folder of the file, for relative paths; not a setting."""
+
+    def path(self, relative: str) -> Path:
+        return (self.directory / relative).absolute()
+
+
+def load_config(file: Path) -> Config:
+    """Raises ConfigInvalid."""
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise ConfigInvalid(
+            f"{file}: {error.strerror}. Make one: python -m homeserver make-config > {file}"
+        ) from error
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigInvalid(f"{file} is not YAML: {error}") from error
+    try:
+        config = decode(Config, value or {}, refuse_unknown=True)
+    except DecodingFailed as error:
+        lines = "\n".join(f"  {p.path or 'the file'} {p.message}" for p in error.problems)
+        raise ConfigInvalid(f"{file} cannot be used:\n{lines}") from error
+    _refuse_unsafe(file, config)
+    return dataclasses.replace(config, directory=file.absolute().parent)
+
+
+def _refuse_unsafe(file: Path, config: Config) -> None:
+    problems = []
+    if config.logging.level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        problems.append("logging.level must be DEBUG, INFO, WARNING or ERROR")
+    if config.database.threads < 1:
+        problems.append("database.threads must be at least 1")
+    if config.listen.trust_forwarded_headers and config.listen.address not in (
+        "127.0.0.1",
+        "::1",
+        "localhost",
+    ):
+        problems.append(
+            "listen.trust_forwarded_headers needs a loopback listen.address: anybody could forge "
+            "the headers otherwise"
+        )
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigInvalid(f"{file} cannot be used:\n{lines}")
+
+
+def example_config() -> str:
+    """Return the commented example; every value but the server's name is the default."""
+    lines = ["# Generated: python -m homeserver make-config. Every value but server.name is the default."]
+    hints = typing.get_type_hints(Config)
+    for section in dataclasses.fields(Config):
+        if section.name == "directory":
+            continue
+        lines += ["", f"{section.name}:"]
+        kind = hints[section.name]
+        documentation = _field_docs(kind)
+        for setting in dataclasses.fields(kind):
+            lines += [
+                f"  # {line}" for line in textwrap.wrap(documentation[setting.name], width=96)
+            ]
+            if setting.default is not dataclasses.MISSING:
+                value = setting.default
+            elif setting.default_factory is not dataclasses.MISSING:
+                value = setting.default_factory()
+            else:
+                value = "example.org"
+            lines.append("  " + yaml.safe_dump({setting.name: value}, width=1000).strip())
+    return "\n".join(lines) + "\n"
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    source = inspect.getsource(kind)
+    return {
+        name: " ".join(text.split())
+        for name, text in re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, re.DOTALL | re.MULTILINE)
+    }

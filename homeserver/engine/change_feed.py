@@ -1,0 +1,49 @@
+"""A stream of changes that belong to somebody: to a user or to a room.
+
+Remembers the position of each one's last change since the process started, so that a usual sync
+learns without a database read that there is nothing new for it.
+Invariant: `has_changed` may say yes for nothing, but never no when there is something.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from homeserver.engine.streams import Stream
+
+_MAX_KEYS = 500_000
+
+
+class ChangeFeed:
+    """`wake` is told the key (a user id or a room id) of each change after its commit."""
+
+    def __init__(self, stream: Stream, wake: Callable[[Iterable[str]], None]) -> None:
+        self._stream = stream
+        self._wake = wake
+        self._last: dict[str, int] = {}
+        self._known_from = 0
+
+    def start_at(self, position: int) -> None:
+        """Go on after `position`, the highest one in the database."""
+        self._stream.start_at(position)
+        self._known_from = position
+
+    def has_changed(self, key: str, after: int) -> bool:
+        return after < self._known_from or self._last.get(key, 0) > after
+
+    async def write(self, key: str, transaction: Callable[[int], Awaitable[bool]]) -> bool:
+        """Run `transaction(position)`, which says whether anything changed; wake if so."""
+
+        async def remembered(position: int) -> bool:
+            # Before the commit: one whose answer gets lost may have happened.
+            self._remember(key, position)
+            return await transaction(position)
+
+        has_changed = await self._stream.write(remembered)
+        if has_changed:
+            self._wake([key])
+        return has_changed
+
+    def _remember(self, key: str, position: int) -> None:
+        if len(self._last) >= _MAX_KEYS:
+            self._last.clear()
+            self._known_from = position - 1
+        self._last[key] = position

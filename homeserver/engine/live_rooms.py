@@ -1,0 +1,296 @@
+"""Rooms in use, in memory: what the usual send and the usual sync need, without a database read.
+
+A live room is owned by the commit loop, the room's single writer: it changes only after the
+commit, through `apply`. Least recently used rooms leave when the byte budget is spent; loading one
+takes a few indexed queries.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+
+from homeserver.core.events import Event
+from homeserver.core.history_visibility import HistoryVisibility, parse_history_visibility
+from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
+from homeserver.core.power_levels import PowerLevels, power_levels_of
+from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.core.state_map import State
+from homeserver.engine.dictionary import Dictionary, Slot
+from homeserver.engine.state_store import StateStore, Tail
+from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
+from homeserver.metrics import LIVE_ROOM_LOADS, LIVE_ROOMS
+from homeserver.storage import events, memberships, rooms
+from homeserver.storage.database import Database
+from homeserver.storage.events import decode_event_id
+
+MEMBER = "m.room.member"
+_RECENT_EVENTS = 100
+_MAX_MEMBER_EVENTS = 2_000
+_BYTES_A_MEMBER = 250
+_BYTES_A_ROOM = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """A forward extremity."""
+
+    event_nid: int
+    event_id: EventID
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    membership: str
+    event_nid: int
+
+
+class LiveRoom:
+    def __init__(self, room_nid: int, room_id: RoomID, version: RoomVersion) -> None:
+        self.room_nid = room_nid
+        self.room_id = room_id
+        self.version = version
+        self.tips: tuple[Tip, ...] = ()
+        self.tail: Tail | None = None
+        self.state: State = {}
+        """Slot number -> event number; the committed current state."""
+        self.state_events: dict[Slot, TimelineEvent] = {}
+        """Current state but for members."""
+        self.member_events: OrderedDict[UserID, TimelineEvent] = OrderedDict()
+        """The current member events that have been needed; bounded."""
+        self.members: dict[UserID, Member] = {}
+        self.joined: dict[UserID, None] = {}
+        """Ordered set of the joined users."""
+        self.invited_count = 0
+        self.servers: dict[str, int] = {}
+        """How many joined users each server has."""
+        self.recent: deque[TimelineEvent] = deque()
+        self.recent_from = 0
+        """Every shown event after this number is in `recent`."""
+        self.last_event = 0
+        self._recent_bytes = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, roughly."""
+        return (
+            _BYTES_A_ROOM
+            + _BYTES_A_MEMBER * len(self.members)
+            + 2_000 * (len(self.member_events) + len(self.state_events))
+            + self._recent_bytes
+        )
+
+    def find_state(self, event_type: str, state_key: str = "") -> TimelineEvent | None:
+        """Return a current state event; member events only if they are in memory."""
+        if event_type == MEMBER:
+            return self.member_events.get(UserID(state_key))
+        return self.state_events.get((event_type, state_key))
+
+    def find_content(self, event_type: str, state_key: str = "") -> Mapping[str, object]:
+        """Return the content of a current state event other than members; empty if none."""
+        found = self.state_events.get((event_type, state_key))
+        return found.event.content if found is not None else {}
+
+    def membership_of(self, user_id: UserID) -> str | None:
+        member = self.members.get(user_id)
+        return member.membership if member is not None else None
+
+    @property
+    def power_levels(self) -> PowerLevels:
+        return power_levels_of(
+            self.version, {slot: found.event for slot, found in self.state_events.items()}
+        )
+
+    @property
+    def history_visibility(self) -> HistoryVisibility:
+        content = self.find_content("m.room.history_visibility")
+        return parse_history_visibility(content.get("history_visibility"))  # type: ignore[arg-type]  # JSON
+
+    def set_member(self, user_id: UserID, membership: str, event_nid: int) -> None:
+        before = self.membership_of(user_id)
+        self.members[user_id] = Member(membership, event_nid)
+        self.invited_count += (membership == "invite") - (before == "invite")
+        if (membership == "join") != (before == "join"):
+            server = server_name_of(user_id) or ""
+            if membership == "join":
+                self.joined[user_id] = None
+                self.servers[server] = self.servers.get(server, 0) + 1
+            else:
+                del self.joined[user_id]
+                self.servers[server] -= 1
+                if not self.servers[server]:
+                    del self.servers[server]
+
+    def remember_member_event(self, found: TimelineEvent) -> None:
+        user_id = UserID(found.event.state_key or "")
+        self.member_events[user_id] = found
+        self.member_events.move_to_end(user_id)
+        while len(self.member_events) > _MAX_MEMBER_EVENTS:
+            self.member_events.popitem(last=False)
+
+    def append_recent(self, found: TimelineEvent) -> None:
+        self.recent.append(found)
+        self._recent_bytes += found.size
+        self.last_event = found.event_nid
+        while len(self.recent) > _RECENT_EVENTS:
+            dropped = self.recent.popleft()
+            self.recent_from = dropped.event_nid
+            self._recent_bytes -= dropped.size
+
+    def redact(self, event_nid: int, redaction: Event) -> None:
+        """Let a redaction take effect on whatever is in memory."""
+        for found in (*self.recent, *self.state_events.values(), *self.member_events.values()):
+            if found.event_nid == event_nid:
+                found.redact(redaction)
+
+    def recent_after(self, event_nid: int) -> Iterator[TimelineEvent]:
+        """Newest first, the shown events after `event_nid` that are in memory."""
+        for found in reversed(self.recent):
+            if found.event_nid <= event_nid:
+                return
+            yield found
+
+
+class LiveRooms:
+    def __init__(
+        self, database: Database, dictionary: Dictionary, states: StateStore, *, budget_bytes: int
+    ) -> None:
+        self._db = database
+        self._dictionary = dictionary
+        self._states = states
+        self._budget = budget_bytes
+        self._rooms: OrderedDict[RoomID, LiveRoom] = OrderedDict()
+        self._loading: dict[RoomID, list[Deferred[None]]] = {}
+        self._pinned: frozenset[RoomID] = frozenset()
+        self._size = 0
+        self._sizes: dict[RoomID, int] = {}
+
+    def find_loaded(self, room_id: RoomID) -> LiveRoom | None:
+        return self._rooms.get(room_id)
+
+    async def find(self, room_id: RoomID) -> LiveRoom | None:
+        """Return the room, loaded if need be; None when this server does not know it."""
+        while True:
+            room = self._rooms.get(room_id)
+            if room is not None:
+                self._rooms.move_to_end(room_id)
+                return room
+            waiting = self._loading.get(room_id)
+            if waiting is None:
+                break
+            loaded: Deferred[None] = Deferred()
+            waiting.append(loaded)
+            await loaded
+        self._loading[room_id] = []
+        try:
+            room = await self._load(room_id)
+            if room is not None:
+                self.add(room)
+            return room
+        finally:
+            for loaded in self._loading.pop(room_id):
+                loaded.callback(None)
+
+    def add(self, room: LiveRoom) -> None:
+        self._rooms[room.room_id] = room
+        self.weigh(room)
+
+    def drop(self, room_id: RoomID) -> None:
+        """Forget what is in memory: after a failed commit the database alone knows."""
+        if self._rooms.pop(room_id, None) is not None:
+            self._size -= self._sizes.pop(room_id)
+            LIVE_ROOMS.set(len(self._rooms))
+
+    def pin(self, room_ids: Iterable[RoomID]) -> None:
+        """Name the rooms of the commit under way, which must not leave memory."""
+        self._pinned = frozenset(room_ids)
+
+    def weigh(self, room: LiveRoom) -> None:
+        """Account for a room that has changed, and let others go if the budget is spent."""
+        self._size += room.size - self._sizes.get(room.room_id, 0)
+        self._sizes[room.room_id] = room.size
+        while self._size > self._budget and len(self._rooms) > 1:
+            oldest = next(iter(self._rooms))
+            if oldest in self._pinned or oldest == room.room_id:
+                self._rooms.move_to_end(oldest)
+                if len(self._rooms) <= len(self._pinned) + 1:
+                    break
+                continue
+            self.drop(oldest)
+        LIVE_ROOMS.set(len(self._rooms))
+
+    async def _load(self, room_id: RoomID) -> LiveRoom | None:
+        """Load a room.
+
+        1. its head    2. its current state    3. memberships    4. state events but members
+        """
+        head = await self._db.read(rooms.find_head, room_id)  # 1
+        if head is None:
+            return None
+        LIVE_ROOM_LOADS.inc()
+        room = LiveRoom(head.room_nid, head.room_id, ROOM_VERSIONS[head.room_version])
+        room.last_event = room.recent_from = head.last_event
+        tips = await self._db.read(rooms.list_extremities, room.room_nid, head.extremities)
+        room.tips = tuple(
+            Tip(t.event_nid, decode_event_id(room.version, t.event_id), t.depth) for t in tips
+        )
+        room.tail, room.state = await self._states.load_current(
+            room.room_nid, head.current_state
+        )  # 2
+        for member in await self._db.read(memberships.list_members, room.room_nid):  # 3
+            room.set_member(
+                member.user_id, memberships.NAMES[member.membership], member.event_nid
+            )
+        member_nids = {member.event_nid for member in room.members.values()}
+        nids = [nid for nid in room.state.values() if nid not in member_nids]
+        for stored in await self._db.read(events.list_events, room.room_nid, nids):  # 4
+            found = load_timeline_event(room.version, stored)
+            if found.event.type != MEMBER:
+                room.state_events[(found.event.type, found.event.state_key or "")] = found
+        return room
+
+    async def load_members(self, room: LiveRoom, user_ids: Iterable[UserID]) -> None:
+        """Bring the member events of these users into memory."""
+        nids = [
+            room.members[user_id].event_nid
+            for user_id in user_ids
+            if user_id in room.members and user_id not in room.member_events
+        ]
+        if not nids:
+            return
+        for stored in await self._db.read(events.list_events, room.room_nid, nids):
+            found = load_timeline_event(room.version, stored)
+            current = room.members.get(UserID(found.event.state_key or ""))
+            if current is not None and current.event_nid == found.event_nid:
+                room.remember_member_event(found)
+
+    async def list_state(self, room: LiveRoom, *, with_members: bool) -> list[TimelineEvent]:
+        """Return the current state; with all members it may be much."""
+        found = list(room.state_events.values())
+        if with_members:
+            found += await self.list_member_events(room, list(room.members))
+        return found
+
+    async def list_member_events(
+        self, room: LiveRoom, user_ids: Iterable[UserID]
+    ) -> list[TimelineEvent]:
+        """Return the current member events of these users, those who have one."""
+        found = []
+        missing = []
+        for user_id in user_ids:
+            known = room.member_events.get(user_id)
+            if known is not None:
+                found.append(known)
+            elif user_id in room.members:
+                missing.append(room.members[user_id].event_nid)
+        if missing:
+            loaded = await self._db.read(events.list_events, room.room_nid, missing)
+            for stored in loaded:
+                fresh = load_timeline_event(room.version, stored)
+                found.append(fresh)
+                current = room.members.get(UserID(fresh.event.state_key or ""))
+                if current is not None and current.event_nid == fresh.event_nid:
+                    room.remember_member_event(fresh)
+        return found

@@ -1,0 +1,383 @@
+"""What one group commit does to one room: built in memory, written in one transaction, then applied.
+
+spec: server-server-api/#authorization-rules, #auth-events-selection, v1.19. Invariant: a live room
+is not touched until its change is committed; until then later events of the batch see the earlier
+ones through the change.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from homeserver.clock import Clock
+from homeserver.core.auth_events import auth_types_of
+from homeserver.core.canonical_json import encode_json
+from homeserver.core.errors import EventRejected
+from homeserver.core.event_auth import check_event_auth, may_apply_redaction
+from homeserver.core.events import MAX_PREV_EVENTS, Event, make_event
+from homeserver.core.identifiers import ServerName, UserID
+from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.power_levels import power_levels_of
+from homeserver.core.signing import SigningKey
+from homeserver.engine.dictionary import Dictionary, Slot
+from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip
+from homeserver.engine.state_store import StateStore
+from homeserver.engine.streams import Stream
+from homeserver.engine.timeline_event import TimelineEvent, stripped_fields
+from homeserver.storage.client_transactions import NewTransaction
+from homeserver.storage.events import NewEvent, encode_event_id
+from homeserver.storage.memberships import NUMBERS, NewMembership
+from homeserver.storage.rooms import NewHead
+from homeserver.storage.state_segments import Growth, Segment
+
+_CREATE = ("m.room.create", "")
+_STRIPPED_TYPES = (
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+)
+
+
+class NotLoaded(Exception):
+    """Something the build needs is not in memory: load it and submit again."""
+
+    def __init__(
+        self, what: str, *, user: UserID | None = None, event_type: str = "", slot: Slot | None = None
+    ) -> None:
+        super().__init__(what)
+        self.user = user
+        self.event_type = event_type
+        self.slot = slot
+
+
+@dataclass(frozen=True, slots=True)
+class EventTemplate:
+    """What an author says of a new event; the graph, hashes and signature are added."""
+
+    type: str
+    sender: UserID
+    content: JsonObject
+    state_key: str | None = None
+    redacted: TimelineEvent | None = None
+    """For m.room.redaction: its target."""
+    origin_server_ts: int | None = None
+    """None: now."""
+    device_id: str | None = None
+    txn_id: str | None = None
+    event: Event | None = None
+    """Made already: the m.room.create whose hash is the room id."""
+    skip_if_unchanged: bool = False
+    """Answer the current state event when it says the same by the same sender."""
+
+
+class RoomChange:
+    def __init__(self, room: LiveRoom) -> None:
+        self.room = room
+        self.tips = room.tips
+        self.tail = room.tail
+        self.state: dict[int, int] = {}
+        self.state_events: dict[Slot, TimelineEvent] = {}
+        self.members: dict[UserID, Member] = {}
+        self.new_events: list[TimelineEvent] = []
+        self.event_rows: list[NewEvent] = []
+        self.segments: list[Segment] = []
+        self.growths: list[Growth] = []
+        self.membership_rows: list[NewMembership] = []
+        self.transactions: list[NewTransaction] = []
+        self.redactions: list[tuple[int, int]] = []
+        """(event number of the target, of the redaction)"""
+        self.redaction_events: list[tuple[int, Event]] = []
+
+    def mark(self) -> dict[str, Any]:
+        """Return what `undo` needs to go back to now."""
+        return {
+            name: value.copy() if isinstance(value, (dict, list)) else value
+            for name, value in vars(self).items()
+        }
+
+    def undo(self, mark: dict[str, Any]) -> None:
+        vars(self).update(mark)
+
+    def find_state(self, slot: Slot) -> TimelineEvent | None:
+        """Return the state event before the next event. Raises NotLoaded."""
+        changed = self.state_events.get(slot)
+        if changed is not None:
+            return changed
+        found = self.room.find_state(*slot)
+        if found is None and slot[0] == MEMBER and slot[1] in self.room.members:
+            raise NotLoaded("member event", user=UserID(slot[1]))
+        return found
+
+    def state_number(self, slot_nid: int) -> int | None:
+        return self.state.get(slot_nid) or self.room.state.get(slot_nid)
+
+    def head(self) -> NewHead:
+        assert self.tail is not None
+        return NewHead(
+            self.room.room_nid,
+            [tip.event_nid for tip in self.tips],
+            self.tail.state_nid,
+            self.new_events[-1].event_nid,
+        )
+
+    def apply(self) -> None:
+        """Bring the live room up to date, after the commit."""
+        room = self.room
+        room.tips, room.tail = self.tips, self.tail
+        room.state.update(self.state)
+        for user_id, member in self.members.items():
+            room.set_member(user_id, member.membership, member.event_nid)
+        for slot, found in self.state_events.items():
+            if slot[0] == MEMBER:
+                room.remember_member_event(found)
+            else:
+                room.state_events[slot] = found
+        for found in self.new_events:
+            room.append_recent(found)
+        for target_nid, redaction in self.redaction_events:
+            room.redact(target_nid, redaction)
+
+
+class RoomChanges:
+    """Builds events into room changes; one batch at a time."""
+
+    def __init__(
+        self,
+        server_name: ServerName,
+        signing_key: SigningKey,
+        clock: Clock,
+        dictionary: Dictionary,
+        states: StateStore,
+        stream: Stream,
+    ) -> None:
+        self._server_name = server_name
+        self._signing_key = signing_key
+        self._clock = clock
+        self._dictionary = dictionary
+        self._states = states
+        self._stream = stream
+        self._positions: list[int] = []
+
+    def begin(self, room: LiveRoom) -> RoomChange:
+        change = RoomChange(room)
+        if change.tail is None:
+            change.tail, first = self._states.first_segment(room.room_nid)
+            change.segments.append(first)
+        return change
+
+    def release_positions(self) -> None:
+        """Say that the batch has ended, well or badly."""
+        for position in self._positions:
+            self._stream.release(position)
+        self._positions = []
+
+    def add(self, change: RoomChange, template: EventTemplate) -> TimelineEvent:
+        """Build, authorise and take in one event.
+
+        1. An unchanged state event is answered by the current one.
+        2. The auth events are selected from the state before.
+        3. The event is made, and checked against that state.
+        4. A redaction must be allowed to take effect.
+        5. The rows are made, and later events see this one.
+
+        Raises EventRejected, EventMalformed, NotLoaded; the change is then to be undone.
+        """
+        room = change.room
+        slot = None if template.state_key is None else (template.type, template.state_key)
+        replaced = change.find_state(slot) if slot is not None else None
+        if (
+            template.skip_if_unchanged
+            and replaced is not None
+            and not replaced.is_redacted
+            and replaced.event.content == template.content
+            and replaced.event.sender == template.sender
+        ):  # 1
+            self._note_transaction(change, template, replaced)
+            return replaced
+        auth: dict[Slot, Event] = {}
+        cited: list[TimelineEvent] = []
+        for auth_slot in auth_types_of(
+            room.version, template.type, template.sender, template.state_key, template.content
+        ):  # 2
+            found = change.find_state(auth_slot)
+            if found is not None:
+                cited.append(found)
+                auth[auth_slot] = found.event
+        create = change.find_state(_CREATE)
+        if create is not None:
+            auth[_CREATE] = create.event
+        event = template.event or self._make(change, template, cited)
+        check_event_auth(event, auth)  # 3
+        if template.redacted is not None and not may_apply_redaction(
+            event, template.redacted.event, power_levels_of(room.version, auth)
+        ):  # 4
+            raise EventRejected("redaction.power", "you may not redact events of others here")
+        return self._take_in(change, template, event, cited, replaced)
+
+    def _make(
+        self, change: RoomChange, template: EventTemplate, cited: list[TimelineEvent]
+    ) -> Event:
+        tips = change.tips[-MAX_PREV_EVENTS:]
+        depth = max((tip.depth for tip in tips), default=0) + 1
+        version = change.room.version
+        return make_event(
+            version,
+            room_id=change.room.room_id,
+            type=template.type,
+            sender=template.sender,
+            state_key=template.state_key,
+            content=template.content,
+            depth=min(depth, version.max_depth),
+            origin_server_ts=(
+                self._clock.now_ms()
+                if template.origin_server_ts is None
+                else template.origin_server_ts
+            ),
+            prev_events=[tip.event_id for tip in tips],
+            auth_events=[found.event.event_id for found in cited],
+            redacts=None if template.redacted is None else template.redacted.event.event_id,
+            server_name=self._server_name,
+            signing_key=self._signing_key,
+        )
+
+    def _take_in(
+        self,
+        change: RoomChange,
+        template: EventTemplate,
+        event: Event,
+        cited: list[TimelineEvent],
+        replaced: TimelineEvent | None,
+    ) -> TimelineEvent:
+        room = change.room
+        type_nid = self._dictionary.find_type(event.type)
+        sender_nid = self._dictionary.find_user(event.sender)
+        if type_nid is None or sender_nid is None:
+            raise NotLoaded("number", user=event.sender, event_type=event.type)
+        slot_nid = None
+        if event.state_key is not None:
+            slot_nid = self._dictionary.find_slot(event.type, event.state_key)
+            if slot_nid is None:
+                raise NotLoaded("slot number", slot=(event.type, event.state_key))
+        event_nid = self._stream.allocate()
+        self._positions.append(event_nid)
+        assert change.tail is not None
+        state_before = change.tail.state_nid
+        if slot_nid is not None:
+            self._extend_state(change, slot_nid, event_nid)
+        found = TimelineEvent(
+            event,
+            event_nid,
+            state_before=state_before,
+            state_after=change.tail.state_nid,
+            replaced=replaced.event if replaced is not None else None,
+            sender_device=template.device_id,
+            txn_id=template.txn_id,
+        )
+        change.event_rows.append(
+            NewEvent(
+                room_nid=room.room_nid,
+                event_nid=event_nid,
+                event_id=encode_event_id(room.version, event.event_id),
+                type_nid=type_nid,
+                sender_nid=sender_nid,
+                slot_nid=slot_nid,
+                depth=event.depth,
+                origin_server_ts=event.origin_server_ts,
+                state_before=state_before,
+                state_after=change.tail.state_nid,
+                replaces=replaced.event_nid if replaced is not None else None,
+                flags=0,
+                prev_events=[tip.event_nid for tip in change.tips[-MAX_PREV_EVENTS:]],
+                auth_events=[auth.event_nid for auth in cited],
+                pdu=event.pdu_bytes,
+            )
+        )
+        change.tips = (Tip(event_nid, event.event_id, event.depth),)
+        change.new_events.append(found)
+        if event.state_key is not None:
+            change.state_events[(event.type, event.state_key)] = found
+            if event.type == MEMBER:
+                self._take_in_membership(change, found)
+        if template.redacted is not None:
+            change.redactions.append((template.redacted.event_nid, event_nid))
+            change.redaction_events.append((template.redacted.event_nid, event))
+        self._note_transaction(change, template, found)
+        return found
+
+    def _extend_state(self, change: RoomChange, slot_nid: int, event_nid: int) -> None:
+        room = change.room
+        assert change.tail is not None
+        before = change.state_number(slot_nid)
+        change.tail, row = self._states.append(
+            room.room_nid,
+            change.tail,
+            {} if before is None else {slot_nid: before},
+            [(slot_nid, event_nid)],
+            whole=lambda: {**room.state, **change.state},
+            size=len(room.state),
+        )
+        change.state[slot_nid] = event_nid
+        if isinstance(row, Segment):
+            change.segments.append(row)
+        elif change.growths and change.growths[-1].segment_nid == row.segment_nid:
+            joined = change.growths[-1].changes + row.changes
+            change.growths[-1] = replace(row, changes=joined)
+        else:
+            change.growths.append(row)
+
+    def _take_in_membership(self, change: RoomChange, found: TimelineEvent) -> None:
+        event = found.event
+        user_id = UserID(event.state_key or "")
+        membership = event.membership or "leave"
+        user_nid = self._dictionary.find_user(user_id)
+        if user_nid is None:
+            raise NotLoaded("number", user=user_id)
+        change.members[user_id] = Member(membership, found.event_nid)
+        change.membership_rows.append(
+            NewMembership(
+                user_nid=user_nid,
+                room_nid=change.room.room_nid,
+                membership=NUMBERS[membership],
+                event_nid=found.event_nid,
+                stripped_state=(
+                    self._stripped_state(change, event)
+                    if membership in ("invite", "knock")
+                    else None
+                ),
+            )
+        )
+
+    def _stripped_state(self, change: RoomChange, member_event: Event) -> bytes:
+        """What an invited user is shown of the room. spec: client-server-api/#stripped-state"""
+        shown: list[JsonValue] = []
+        for event_type in _STRIPPED_TYPES:
+            found = change.find_state((event_type, ""))
+            if found is not None and not found.is_redacted:
+                shown.append(stripped_fields(found.event))
+        sender = change.find_state((MEMBER, member_event.sender))
+        if sender is not None and member_event.sender != member_event.state_key:
+            shown.append(stripped_fields(sender.event))
+        shown.append(stripped_fields(member_event))
+        return encode_json(shown)
+
+    def _note_transaction(
+        self, change: RoomChange, template: EventTemplate, found: TimelineEvent
+    ) -> None:
+        if template.txn_id is None or template.device_id is None:
+            return
+        sender_nid = self._dictionary.find_user(template.sender)
+        if sender_nid is None:
+            raise NotLoaded("number", user=template.sender)
+        change.transactions.append(
+            NewTransaction(
+                user_nid=sender_nid,
+                device_id=template.device_id,
+                txn_id=template.txn_id,
+                room_nid=change.room.room_nid,
+                event_nid=found.event_nid,
+                created_ts=self._clock.now_ms(),
+            )
+        )

@@ -1,0 +1,185 @@
+"""Room states by number: how a new one is written, and how a historic one is read.
+
+State id = segment_nid * 128 + n, the state after the first n changes of the segment; see
+`storage/state_segments.py`. A change goes to the end of the last segment; a full checkpoint is
+written when the changes since the last one reach max(128, size / 4), which keeps both the storage
+of a change and the reading of any state proportional to what they must be.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from homeserver.core.state_map import (
+    Change,
+    State,
+    StateSet,
+    apply_changes,
+    pack_changes,
+    pack_checkpoint,
+    unpack_checkpoint,
+)
+from homeserver.engine.streams import Stream
+from homeserver.storage import server_identity, state_segments
+from homeserver.storage.database import Database
+from homeserver.storage.state_segments import Growth, Segment
+
+_CHANGES_BITS = 7
+_MAX_CHANGES = (1 << _CHANGES_BITS) - 1
+_MIN_CHECKPOINT_SPACING = 128
+_CACHED_STATES = 200
+_CACHED_SLOTS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of the segment that a room's current state is in."""
+
+    segment_nid: int
+    base_segment: int
+    change_count: int
+    since_checkpoint: int
+    state_hash: int
+
+    @property
+    def state_nid(self) -> int:
+        return self.segment_nid << _CHANGES_BITS | self.change_count
+
+
+class StateStore:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._segment_nids = Stream("state_segments")
+        self._hashes = StateSet(bytes(32))
+        self._cache: OrderedDict[tuple[int, int], State] = OrderedDict()
+        self._cached_slots = 0
+
+    async def start(self) -> None:
+        self._hashes = StateSet(await self._db.read(server_identity.get_state_hash_key))
+        self._segment_nids.start_at(await self._db.read(state_segments.max_segment_nid))
+
+    def first_segment(self, room_nid: int) -> tuple[Tail, Segment]:
+        """Return the empty state of a new room."""
+        return self._checkpoint(room_nid, {}, 0)
+
+    def append(
+        self,
+        room_nid: int,
+        tail: Tail,
+        before: Mapping[int, int],
+        change: Change,
+        *,
+        whole: Callable[[], State],
+        size: int,
+    ) -> tuple[Tail, Segment | Growth]:
+        """Return the tail after `change` and the row that must be written with the event.
+
+        before  what the changed slots held before; empty slots are left out
+        whole   gives the whole state before the change, as a new dictionary
+        size    how many slots that is, roughly
+        """
+        state_hash = self._hashes.hash_after(tail.state_hash, before, change)
+        if tail.change_count < _MAX_CHANGES:
+            grown = replace(tail, change_count=tail.change_count + 1, state_hash=state_hash)
+            return grown, Growth(
+                room_nid=room_nid,
+                segment_nid=tail.segment_nid,
+                changes=pack_changes([change]),
+                change_count=grown.change_count,
+                state_hash=_hash_bytes(state_hash),
+            )
+        since = tail.since_checkpoint + tail.change_count
+        if since + 1 >= max(_MIN_CHECKPOINT_SPACING, size // 4):
+            after = whole()
+            after.update(change)
+            return self._checkpoint(room_nid, after, state_hash)
+        segment_nid = self._new_segment_nid()
+        grown = Tail(segment_nid, tail.base_segment, 1, since, state_hash)
+        return grown, Segment(
+            room_nid=room_nid,
+            segment_nid=segment_nid,
+            parent_state=tail.state_nid,
+            base_segment=tail.base_segment,
+            checkpoint=None,
+            changes=pack_changes([change]),
+            change_count=1,
+            since_checkpoint=since,
+            state_hash=_hash_bytes(state_hash),
+        )
+
+    def _checkpoint(self, room_nid: int, state: State, state_hash: int) -> tuple[Tail, Segment]:
+        segment_nid = self._new_segment_nid()
+        return Tail(segment_nid, segment_nid, 0, 0, state_hash), Segment(
+            room_nid=room_nid,
+            segment_nid=segment_nid,
+            parent_state=None,
+            base_segment=segment_nid,
+            checkpoint=pack_checkpoint(state),
+            changes=b"",
+            change_count=0,
+            since_checkpoint=0,
+            state_hash=_hash_bytes(state_hash),
+        )
+
+    def _new_segment_nid(self) -> int:
+        segment_nid = self._segment_nids.allocate()
+        self._segment_nids.release(segment_nid)
+        return segment_nid
+
+    async def load_current(self, room_nid: int, state_nid: int) -> tuple[Tail, State]:
+        """Read a room's current state, to go on writing after it."""
+        segment = await self._db.read(
+            state_segments.find_segment, room_nid, state_nid >> _CHANGES_BITS
+        )
+        if segment is None:
+            raise LookupError(f"state {state_nid} of room {room_nid} is not stored")
+        tail = Tail(
+            segment.segment_nid,
+            segment.base_segment,
+            segment.change_count,
+            segment.since_checkpoint,
+            int.from_bytes(segment.state_hash, "big"),
+        )
+        return tail, dict(await self.load_state(room_nid, state_nid))
+
+    async def load_state(self, room_nid: int, state_nid: int) -> State:
+        """Return slot -> event number of any state; the caller must not alter it.
+
+        1. One range read gives the segments since the checkpoint.
+        2. Going back from the wanted state by `parent_state` leaves out other forks.
+        3. The checkpoint is brought forward by each segment's changes.
+        """
+        key = (room_nid, state_nid)
+        cached = self._cache.get(key)
+        if cached is not None:
+            self._cache.move_to_end(key)
+            return cached
+        segment_nid = state_nid >> _CHANGES_BITS
+        chain = await self._db.read(state_segments.list_chain, room_nid, segment_nid)  # 1
+        by_nid = {segment.segment_nid: segment for segment in chain}
+        steps: list[tuple[Segment, int]] = []
+        wanted: int | None = state_nid
+        while wanted is not None:  # 2
+            segment = by_nid[wanted >> _CHANGES_BITS]
+            steps.append((segment, wanted & _MAX_CHANGES))
+            wanted = segment.parent_state
+        state: State = {}
+        for segment, count in reversed(steps):  # 3
+            if segment.checkpoint is not None:
+                state = unpack_checkpoint(segment.checkpoint)
+            apply_changes(state, segment.changes, count)
+        self._remember(key, state)
+        return state
+
+    def _remember(self, key: tuple[int, int], state: State) -> None:
+        self._cache[key] = state
+        self._cached_slots += len(state)
+        while len(self._cache) > _CACHED_STATES or (
+            self._cached_slots > _CACHED_SLOTS and len(self._cache) > 1
+        ):
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_slots -= len(dropped)
+
+
+def _hash_bytes(state_hash: int) -> bytes:
+    return state_hash.to_bytes(16, "big")

@@ -1,0 +1,132 @@
+"""Which rooms a user is in, in memory, and how far each room has moved.
+
+Filled from the database when a user is first asked for; kept current by the commit loop.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+
+from homeserver.core.identifiers import RoomID, UserID
+from homeserver.engine.live_rooms import LiveRooms
+from homeserver.storage import memberships, rooms
+from homeserver.storage.database import Database
+
+_MAX_USERS = 50_000
+_MAX_ROOM_POSITIONS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOfUser:
+    room_id: RoomID
+    room_nid: int
+    membership: str
+    event_nid: int
+    """Number of the membership event."""
+
+
+class UserRooms:
+    def __init__(self, database: Database, live_rooms: LiveRooms) -> None:
+        self._db = database
+        self._live_rooms = live_rooms
+        self._users: OrderedDict[UserID, dict[RoomID, RoomOfUser]] = OrderedDict()
+        self._loading: dict[UserID, list[Deferred[None]]] = {}
+        self._changed_while_loading: dict[UserID, list[RoomOfUser]] = {}
+        self._room_positions: dict[int, int] = {}
+        self._positions_known_from = 0
+
+    def start_at(self, position: int) -> None:
+        """Room positions after this one will all be reported."""
+        self._positions_known_from = position
+
+    async def rooms_of(self, user_id: UserID) -> Mapping[RoomID, RoomOfUser]:
+        """Return every room with any membership that is not forgotten. Not to be altered."""
+        while True:
+            known = self._users.get(user_id)
+            if known is not None:
+                self._users.move_to_end(user_id)
+                return known
+            waiting = self._loading.get(user_id)
+            if waiting is None:
+                break
+            loaded: Deferred[None] = Deferred()
+            waiting.append(loaded)
+            await loaded
+        self._loading[user_id] = []
+        self._changed_while_loading[user_id] = []
+        try:
+            rows = await self._db.read(memberships.list_rooms_of_user, user_id)
+            known = {
+                row.room_id: RoomOfUser(
+                    row.room_id, row.room_nid, memberships.NAMES[row.membership], row.event_nid
+                )
+                for row in rows
+            }
+            for change in self._changed_while_loading[user_id]:
+                known[change.room_id] = change
+            self._users[user_id] = known
+            while len(self._users) > _MAX_USERS:
+                self._users.popitem(last=False)
+            return known
+        finally:
+            del self._changed_while_loading[user_id]
+            for loaded in self._loading.pop(user_id):
+                loaded.callback(None)
+
+    def changed(
+        self, user_id: UserID, room_id: RoomID, room_nid: int, membership: str, event_nid: int
+    ) -> None:
+        change = RoomOfUser(room_id, room_nid, membership, event_nid)
+        known = self._users.get(user_id)
+        if known is not None:
+            known[room_id] = change
+        elif user_id in self._changed_while_loading:
+            self._changed_while_loading[user_id].append(change)
+
+    async def forget(self, user_id: UserID, room_id: RoomID, room_nid: int) -> None:
+        """Leave the room out from now on, until the user is invited or joins again."""
+        await self._db.run(memberships.update_forgotten, user_id, room_nid)
+        known = self._users.get(user_id)
+        if known is not None:
+            known.pop(room_id, None)
+
+    async def joined(self, user_id: UserID) -> Mapping[RoomID, int]:
+        """Return room id -> room number of the rooms the user is joined to."""
+        known = await self.rooms_of(user_id)
+        return {
+            room_id: room.room_nid for room_id, room in known.items() if room.membership == "join"
+        }
+
+    async def joined_users(self, room_id: RoomID) -> list[UserID]:
+        room = await self._live_rooms.find(room_id)
+        return list(room.joined) if room is not None else []
+
+    async def sharing_users(self, user_id: UserID) -> set[UserID]:
+        """Return everybody who is joined to a room that this user is joined to; also himself."""
+        sharing = {user_id}
+        for room_id in await self.joined(user_id):
+            room = await self._live_rooms.find(room_id)
+            if room is not None:
+                sharing |= room.joined.keys()
+        return sharing
+
+    async def share_a_room(self, one: UserID, other: UserID) -> bool:
+        if one == other:
+            return True
+        return bool((await self.joined(one)).keys() & (await self.joined(other)).keys())
+
+    def room_moved(self, room_nid: int, position: int) -> None:
+        if len(self._room_positions) >= _MAX_ROOM_POSITIONS:
+            self._positions_known_from = position
+            self._room_positions.clear()
+        self._room_positions[room_nid] = position
+
+    async def moved_since(self, joined: Collection[RoomOfUser], position: int) -> list[RoomOfUser]:
+        """Return those of `joined` with an event after `position`; memory knows, usually."""
+        if position >= self._positions_known_from:
+            positions = self._room_positions
+            return [room for room in joined if positions.get(room.room_nid, 0) > position]
+        last = await self._db.read(rooms.list_last_events, [room.room_nid for room in joined])
+        return [room for room in joined if last.get(room.room_nid, 0) > position]

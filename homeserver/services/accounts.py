@@ -1,0 +1,182 @@
+"""Accounts: names, passwords, and how accounts begin and end.
+
+spec: client-server-api/#legacy-account-registration, #account-deactivation, v1.19
+Invariant: a name once given is never given again, and a deactivated account opens nothing.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from homeserver.clock import Clock
+from homeserver.core.identifiers import (
+    IdentifierInvalid,
+    ServerName,
+    UserID,
+    parse_local_username,
+    parse_user_id,
+    server_name_of,
+)
+from homeserver.errors import BadRequest, Forbidden, InvalidParam, UserInUse
+from homeserver.services.passwords import Passwords
+from homeserver.services.sessions import Grant, begin_session
+from homeserver.storage import accounts, profiles
+from homeserver.storage.accounts import Account
+from homeserver.storage.database import Database
+from homeserver.storage.query import Txn
+
+CountLogin = Callable[[str, str], None]
+"""Counts one attempt for (kind, name); raises LimitExceeded when there were too many."""
+
+_MAX_PASSWORD_LETTERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    user_id: UserID
+    password_hash: str | None = None
+    is_admin: bool = False
+    appservice_id: str | None = None
+    display_name: str | None = None
+
+
+class Accounts:
+    """Names, passwords and the life of accounts.
+
+    is_exclusive   says whether an application service keeps this name for itself
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        passwords: Passwords,
+        server_name: ServerName,
+        *,
+        count_login: CountLogin,
+        is_exclusive: Callable[[UserID], bool],
+    ) -> None:
+        self._db = database
+        self._clock = clock
+        self._passwords = passwords
+        self._server_name = server_name
+        self._count_login = count_login
+        self._is_exclusive = is_exclusive
+
+    # --- names
+
+    def make_user_id(self, username: str) -> UserID:
+        """Raises M_INVALID_USERNAME. Capitals become small letters."""
+        try:
+            return parse_user_id(f"@{parse_local_username(username.lower())}:{self._server_name}")
+        except IdentifierInvalid as error:
+            raise BadRequest(str(error), errcode="M_INVALID_USERNAME") from error
+
+    def find_user_id(self, user: str) -> UserID | None:
+        """Return the user that a localpart or a full user id names; None if it is not ours."""
+        try:
+            user_id = parse_user_id(user if user[:1] == "@" else f"@{user}:{self._server_name}")
+        except IdentifierInvalid:
+            return None
+        return user_id if server_name_of(user_id) == self._server_name else None
+
+    async def check_free(self, user_id: UserID, *, by_appservice: bool = False) -> None:
+        """Raises UserInUse, and M_EXCLUSIVE."""
+        if not by_appservice and self._is_exclusive(user_id):
+            raise BadRequest("An application service keeps this name", errcode="M_EXCLUSIVE")
+        if await self._db.read(accounts.find_account, user_id) is not None:
+            raise UserInUse("This user name is taken")
+
+    # --- beginning
+
+    async def register(self, new: NewAccount, grant: Grant | None) -> None:
+        """Make the account, and with `grant` its first session, together. Raises UserInUse."""
+        made = await self._db.run(register_txn, new, self._clock.now_ms(), grant)
+        if not made:
+            raise UserInUse("This user name is taken")
+
+    # --- passwords
+
+    async def hash_password(self, password: str) -> str:
+        """Raises M_WEAK_PASSWORD, InvalidParam and LimitExceeded."""
+        if not password:
+            raise BadRequest("The password is empty", errcode="M_WEAK_PASSWORD")
+        if len(password) > _MAX_PASSWORD_LETTERS:
+            raise InvalidParam(f"A password has at most {_MAX_PASSWORD_LETTERS} characters")
+        return await self._passwords.hash(password)
+
+    async def find_by_password(self, user: str, password: str) -> Account | None:
+        """Return the active account of `user` (localpart or full id) if the password is right.
+
+        Takes as long when there is no such account. Raises LimitExceeded.
+        """
+        user_id = self.find_user_id(user)
+        self._count_login("account", user_id or user[:255])
+        account = None
+        if user_id is not None:
+            account = await self._db.read(accounts.find_account, user_id)
+        stored = account.password_hash if account is not None else None
+        if not await self._passwords.verify(stored, password) or account is None:
+            return None
+        if account.is_deactivated or stored is None:
+            return None
+        if self._passwords.is_outdated(stored):
+            fresh = await self._passwords.hash(password)
+            await self._db.run(accounts.update_password_hash, account.user_nid, fresh)
+        return account
+
+    async def change_password(self, user_id: UserID, password: str) -> None:
+        account = await self.get(user_id)
+        await self._db.run(
+            accounts.update_password_hash, account.user_nid, await self.hash_password(password)
+        )
+
+    # --- the end
+
+    async def deactivate(self, user_id: UserID, *, erase: bool) -> None:
+        """From the commit on, no token and no password of the account is good.
+
+        erase   forget the profile too
+        """
+        await self._db.run(deactivate_txn, user_id, self._clock.now_ms(), erase)
+
+    # --- the rest
+
+    async def get(self, user_id: UserID) -> Account:
+        """Raises Forbidden for users without an active account here."""
+        account = await self._db.read(accounts.find_account, user_id)
+        if account is None or account.is_deactivated:
+            raise Forbidden("There is no such account")
+        return account
+
+    def count_address(self, client_ip: str) -> None:
+        """Count a login attempt from this address. Raises LimitExceeded."""
+        self._count_login("address", client_ip)
+
+
+def register_txn(txn: Txn, new: NewAccount, now_ms: int, grant: Grant | None) -> bool:
+    """Return False, and make nothing, when the name is taken."""
+    user_nid = accounts.insert_account(
+        txn,
+        new.user_id,
+        created_ts=now_ms,
+        password_hash=new.password_hash,
+        is_admin=new.is_admin,
+        appservice_id=new.appservice_id,
+    )
+    if user_nid is None:
+        return False
+    if grant is not None:
+        begin_session(txn, user_nid, grant)
+    if new.display_name is not None:
+        profiles.upsert_field(txn, user_nid, "displayname", json.dumps(new.display_name))
+    return True
+
+
+def deactivate_txn(txn: Txn, user_id: UserID, now_ms: int, erase: bool) -> None:  # noqa: FBT001 - passed on by Database.run
+    account = accounts.find_account(txn, user_id)
+    if account is None:
+        return
+    accounts.update_deactivated(txn, account.user_nid, now_ms)
+    if erase:
+        profiles.delete_fields(txn, account.user_nid)

@@ -1,0 +1,127 @@
+"""Sending events, setting state, redacting.
+
+spec: client-server-api/#sending-events-to-a-room, #redactions, v1.19.
+"""
+
+from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.json_types import JsonObject
+from homeserver.engine.event_author import EventAuthor
+from homeserver.engine.room_change import EventTemplate
+from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from homeserver.services.room_access import RoomAccess
+from homeserver.services.timeline import Timeline
+
+
+
+class Messages:
+    def __init__(self, author: EventAuthor, access: RoomAccess, timeline: Timeline) -> None:
+        self._author = author
+        self._access = access
+        self._timeline = timeline
+
+    async def send(
+        self,
+        room_id: RoomID,
+        sender: UserID,
+        event_type: str,
+        content: JsonObject,
+        *,
+        device_id: str | None,
+        txn_id: str,
+        origin_server_ts: int | None = None,
+    ) -> EventID:
+        """Raises Forbidden (also for an unknown room), BadJSON, TooLarge."""
+        await self._access.access_joined(sender, room_id)
+        if event_type == "m.room.redaction":
+            redacts = content.get("redacts")
+            if not isinstance(redacts, str):
+                raise InvalidParam("content.redacts must name an event")
+            return await self.redact(
+                room_id, sender, EventID(redacts), content, device_id=device_id, txn_id=txn_id
+            )
+        return await self._author.send(
+            room_id,
+            EventTemplate(
+                type=event_type,
+                sender=sender,
+                content=content,
+                origin_server_ts=origin_server_ts,
+                device_id=device_id,
+                txn_id=txn_id,
+            ),
+        )
+
+    async def set_state(
+        self,
+        room_id: RoomID,
+        sender: UserID,
+        event_type: str,
+        state_key: str,
+        content: JsonObject,
+        *,
+        origin_server_ts: int | None = None,
+    ) -> EventID:
+        """Set a state event; the current one is answered when nothing would change."""
+        room = await self._access.access_readable(sender, room_id)
+        if event_type == "m.room.create":
+            raise Forbidden("A room is created only once")
+        if event_type == "m.room.canonical_alias":
+            _check_canonical_alias(content)
+        if event_type == "m.room.encryption":
+            _check_encryption(content)
+        del room
+        return await self._author.send(
+            room_id,
+            EventTemplate(
+                type=event_type,
+                sender=sender,
+                content=content,
+                state_key=state_key,
+                origin_server_ts=origin_server_ts,
+                skip_if_unchanged=True,
+            ),
+        )
+
+    async def redact(
+        self,
+        room_id: RoomID,
+        sender: UserID,
+        event_id: EventID,
+        content: JsonObject,
+        *,
+        device_id: str | None,
+        txn_id: str,
+    ) -> EventID:
+        """Raises NotFound when the room has no such event, Forbidden when it may not be redacted."""
+        room = await self._access.access_joined(sender, room_id)
+        target = await self._timeline.find_event(room, event_id)
+        if target is None:
+            raise NotFound("No such event in this room")
+        if target.event.type == "m.room.create":
+            raise Forbidden("The event that creates a room cannot be redacted")
+        if target.event.type == "m.room.server_acl":
+            raise Forbidden("Redacting a server ACL would open the room to every server")
+        return await self._author.send(
+            room_id,
+            EventTemplate(
+                type="m.room.redaction",
+                sender=sender,
+                content={k: v for k, v in content.items() if k != "redacts"},
+                redacted=target,
+                device_id=device_id,
+                txn_id=txn_id,
+            ),
+        )
+
+
+def _check_encryption(content: JsonObject) -> None:
+    if not isinstance(content.get("algorithm"), str):
+        raise BadRequest("m.room.encryption needs an algorithm")
+
+
+def _check_canonical_alias(content: JsonObject) -> None:
+    alternatives = content.get("alt_aliases", [])
+    aliases = [content.get("alias")] + (alternatives if isinstance(alternatives, list) else [])
+    for alias in aliases:
+        if alias is not None and (not isinstance(alias, str) or not alias.startswith("#")):
+            raise InvalidParam("m.room.canonical_alias names something that is not an alias")

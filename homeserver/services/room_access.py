@@ -1,0 +1,61 @@
+"""The only doors to a room: each loads it and authorises at once.
+
+spec: client-server-api/#room-history-visibility, v1.19. An unknown room and one the user may not
+see are told apart by nobody: both are forbidden.
+"""
+
+from dataclasses import dataclass
+
+from homeserver.core.history_visibility import HistoryVisibility
+from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.errors import Forbidden
+from homeserver.storage import events
+from homeserver.storage.database import Database
+from homeserver.storage.events import encode_event_id
+
+
+@dataclass(frozen=True, slots=True)
+class ReadableRoom:
+    """A room that the user may read, at least up to a point."""
+
+    room: LiveRoom
+    up_to: int | None
+    """Number of the event that ended the user's membership; None: still in (or world readable)."""
+
+
+class RoomAccess:
+    def __init__(self, database: Database, live_rooms: LiveRooms) -> None:
+        self._db = database
+        self._live_rooms = live_rooms
+
+    async def access_joined(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
+        """Raises Forbidden unless the user is joined."""
+        room = await self._live_rooms.find(room_id)
+        if room is None or room.membership_of(user_id) != "join":
+            raise Forbidden("You are not in this room")
+        return room
+
+    async def access_readable(self, user_id: UserID, room_id: RoomID) -> ReadableRoom:
+        """Raises Forbidden unless the user is or was in the room, or anybody may read it."""
+        room = await self._live_rooms.find(room_id)
+        if room is None:
+            raise Forbidden("You are not in this room")
+        member = room.members.get(user_id)
+        if member is not None and member.membership == "join":
+            return ReadableRoom(room, None)
+        if room.history_visibility is HistoryVisibility.WORLD_READABLE:
+            return ReadableRoom(room, None)
+        if member is not None and member.membership in ("leave", "ban"):
+            return ReadableRoom(room, member.event_nid)
+        raise Forbidden("You are not in this room")
+
+    async def find_event_nid(self, room: LiveRoom, event_id: EventID) -> int | None:
+        for found in reversed(room.recent):
+            if found.event.event_id == event_id:
+                return found.event_nid
+        try:
+            stored_id = encode_event_id(room.version, event_id)
+        except ValueError:
+            return None
+        return await self._db.read(events.find_event_nid, room.room_nid, stored_id)

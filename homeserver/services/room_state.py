@@ -1,0 +1,123 @@
+"""Reading the state of a room: all of it, one event, members.
+
+spec: client-server-api/#getting-events-for-a-room, v1.19. A user who has left sees the state as it
+was when he left.
+"""
+
+from collections.abc import Collection
+
+from homeserver.core.identifiers import RoomID, UserID
+from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.state_store import StateStore
+from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
+from homeserver.errors import Forbidden, NotFound
+from homeserver.services.room_access import ReadableRoom, RoomAccess
+from homeserver.services.timeline import Timeline
+from homeserver.storage import events
+from homeserver.storage.database import Database
+
+
+class RoomState:
+    def __init__(
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        states: StateStore,
+        access: RoomAccess,
+        timeline: Timeline,
+    ) -> None:
+        self._db = database
+        self._live_rooms = live_rooms
+        self._states = states
+        self._access = access
+        self._timeline = timeline
+
+    async def list_state(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
+        """Raises Forbidden."""
+        readable = await self._access.access_readable(user_id, room_id)
+        if readable.up_to is None:
+            return await self._live_rooms.list_state(readable.room, with_members=True)
+        return await self._state_at_leave(readable)
+
+    async def get_state(
+        self, user_id: UserID, room_id: RoomID, event_type: str, state_key: str
+    ) -> TimelineEvent:
+        """Raises Forbidden, or NotFound when there is no such state."""
+        readable = await self._access.access_readable(user_id, room_id)
+        room = readable.room
+        if readable.up_to is not None:
+            for old in await self._state_at_leave(readable):
+                if (old.event.type, old.event.state_key) == (event_type, state_key):
+                    return old
+            raise NotFound("No such state event")
+        if event_type == MEMBER:
+            members = await self._live_rooms.list_member_events(room, [UserID(state_key)])
+            found = members[0] if members else None
+        else:
+            found = room.find_state(event_type, state_key)
+        if found is None:
+            raise NotFound("No such state event")
+        return found
+
+    async def list_members(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        *,
+        at: str | None,
+        membership: str | None,
+        not_membership: str | None,
+    ) -> list[TimelineEvent]:
+        """Return member events, at a sync or timeline token if one is given. Raises Forbidden."""
+        readable = await self._access.access_readable(user_id, room_id)
+        room = readable.room
+        if at is not None:
+            state_nid = await self._timeline.state_at(room, at)
+            found = (
+                [] if state_nid is None else await self.list_state_at(room, state_nid, only=MEMBER)
+            )
+        elif readable.up_to is not None:
+            found = [e for e in await self._state_at_leave(readable) if e.event.type == MEMBER]
+        else:
+            found = await self._live_rooms.list_member_events(room, list(room.members))
+        return [
+            event
+            for event in found
+            if (membership is None or event.event.membership == membership)
+            and (not_membership is None or event.event.membership != not_membership)
+        ]
+
+    async def list_members_of(
+        self, user_id: UserID, room_id: RoomID, wanted: Collection[UserID]
+    ) -> list[TimelineEvent]:
+        """Return the present member events of these users, for lazy loading. Raises Forbidden."""
+        room = (await self._access.access_readable(user_id, room_id)).room
+        return await self._live_rooms.list_member_events(room, wanted)
+
+    async def list_joined(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
+        """Raises Forbidden unless the user is joined."""
+        room = await self._access.access_joined(user_id, room_id)
+        return await self._live_rooms.list_member_events(room, list(room.joined))
+
+    async def list_state_at(
+        self, room: LiveRoom, state_nid: int, *, only: str | None = None
+    ) -> list[TimelineEvent]:
+        """Return a historic state; `only` one event type if given."""
+        state = await self._states.load_state(room.room_nid, state_nid)
+        return await self.load_events(room, state.values(), only=only)
+
+    async def load_events(
+        self, room: LiveRoom, event_nids: Collection[int], *, only: str | None = None
+    ) -> list[TimelineEvent]:
+        stored = await self._db.read(events.list_events, room.room_nid, list(event_nids))
+        loaded = [load_timeline_event(room.version, row) for row in stored]
+        return [event for event in loaded if only is None or event.event.type == only]
+
+    async def _state_at_leave(self, readable: ReadableRoom) -> list[TimelineEvent]:
+        if readable.up_to is None:
+            raise Forbidden("You are not in this room")
+        room = readable.room
+        stored = await self._db.read(events.list_events, room.room_nid, [readable.up_to])
+        if not stored or stored[0].state_after is None:
+            return []
+        return await self.list_state_at(room, stored[0].state_after)

@@ -1,0 +1,214 @@
+"""Sync: what has happened since a token, or as soon as something does.
+
+spec: client-server-api/#get_matrixclientv3sync, v1.19.
+
+1. Note the present positions; everything up to them is told, nothing after.
+2. Which rooms moved is known in memory; only their parts are built.
+3. Without news and with a timeout, wait for the keys of the user and his rooms, and begin again.
+
+Invariant: between finding nothing and waiting there is no await, so no wake-up is lost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from homeserver.clock import Clock, cancel_call
+from homeserver.core.filters import SyncFilter
+from homeserver.core.identifiers import RoomID
+from homeserver.engine.commit_loop import Committed
+from homeserver.engine.notifier import Notifier
+from homeserver.engine.streams import Streams
+from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.engine.user_rooms import RoomOfUser, UserRooms
+from homeserver.requester import Requester
+from homeserver.services.sync.room_extras import RoomExtras, render_events
+from homeserver.services.sync.rooms import RoomParts, Wish
+from homeserver.services.sync.token import SyncToken, current_token, parse_token
+from homeserver.services.sync.user_parts import UserParts
+
+_EMPTY_PART = (
+    b'"timeline":{"events":[],"limited":false,"prev_batch":%s},"state":{"events":[]}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    requester: Requester
+    since: str | None
+    timeout_ms: int
+    chosen: SyncFilter
+    full_state: bool = False
+    use_state_after: bool = False
+
+
+class Waiting:
+    """Waits for any of some keys, at most so long."""
+
+    def __init__(self, notifier: Notifier[Committed], clock: Clock) -> None:
+        self._notifier = notifier
+        self._clock = clock
+
+    @property
+    def now(self) -> float:
+        return self._clock.monotonic()
+
+    async def for_any(self, keys: Sequence[str], seconds: float) -> None:
+        waiting = self._notifier.wait(keys)
+        timer = self._clock.call_later(seconds, lambda: self._notifier.end(waiting))
+        try:
+            await waiting
+        finally:
+            cancel_call(timer)
+
+
+class Sync:
+    def __init__(
+        self,
+        streams: Streams,
+        user_rooms: UserRooms,
+        waiting: Waiting,
+        room_parts: RoomParts,
+        room_extras: RoomExtras,
+        user_parts: UserParts,
+    ) -> None:
+        self._streams = streams
+        self._user_rooms = user_rooms
+        self._waiting = waiting
+        self._room_parts = room_parts
+        self._room_extras = room_extras
+        self._user_parts = user_parts
+
+    async def sync(self, wanted: SyncRequest) -> bytes:
+        """Return the response's JSON. Raises InvalidParam for a token of another server."""
+        deadline = self._waiting.now + wanted.timeout_ms / 1000
+        while True:
+            now = current_token(self._streams)  # 1
+            since = None if wanted.since is None else parse_token(wanted.since, now)
+            body, is_empty = await self._build(wanted, since, now)  # 2
+            left = deadline - self._waiting.now
+            if not is_empty or since is None or wanted.full_state or left <= 0:
+                return body
+            rooms = await self._user_rooms.rooms_of(wanted.requester.user_id)
+            keys = [room.room_id for room in rooms.values() if room.membership == "join"]
+            if current_token(self._streams) != now:
+                continue
+            await self._waiting.for_any([wanted.requester.user_id, *keys], left)  # 3
+
+    async def _build(
+        self, wanted: SyncRequest, since: SyncToken | None, now: SyncToken
+    ) -> tuple[bytes, bool]:
+        requester = wanted.requester
+        user_id = requester.user_id
+        chosen = wanted.chosen
+        rooms = await self._user_rooms.rooms_of(user_id)
+        since_events = None if since is None else since.events
+        mine = [
+            room
+            for room in list(rooms.values())
+            if chosen.room.allows_room(room.room_id) and room.event_nid <= now.events
+        ]
+        joined = [room for room in mine if room.membership == "join"]
+        newly_joined = [
+            room.room_id for room in joined if since_events is None or room.event_nid > since_events
+        ]
+        extras = await self._room_extras.collect(
+            user_id, since, now, [r.room_id for r in joined], newly_joined, chosen
+        )
+        wish = Wish(
+            requester,
+            chosen,
+            since_events,
+            now.events,
+            wanted.full_state,
+            wanted.use_state_after,
+        )
+        sections: dict[str, list[bytes]] = {"join": [], "invite": [], "knock": [], "leave": []}
+        changed_members: list[tuple[RoomID, TimelineEvent]] = []
+        moved = (
+            {room.room_id for room in joined}
+            if since_events is None
+            else {r.room_id for r in await self._user_rooms.moved_since(joined, since_events)}
+        )
+        for room in joined:
+            has_extras = room.room_id in extras.rooms()
+            if room.room_id not in moved and not has_extras and not wanted.full_state:
+                continue
+            part = await self._room_parts.joined(wish, room, moved=room.room_id in moved)
+            if part is None:
+                continue
+            changed_members += [(room.room_id, event) for event in part.changed_members]
+            if part.is_empty and not has_extras:
+                continue
+            json = part.json
+            if part.is_empty:
+                json = _EMPTY_PART % orjson.dumps(str(now))
+            json += b',"ephemeral":' + render_events(extras.ephemeral.get(room.room_id, ()))
+            json += b',"account_data":' + render_events(
+                extras.room_account_data.get(room.room_id, ())
+            )
+            sections["join"].append(_keyed(room.room_id, json))
+        await self._other_rooms(wish, mine, sections)
+        to_device = await self._user_parts.to_device(requester, since, now)
+        parts = [b'{"next_batch":', orjson.dumps(str(replace(now, to_device=to_device.up_to)))]
+        is_empty = not any(sections.values())
+        if not is_empty:
+            parts += [b',"rooms":{', _sections(sections), b"}"]
+        if extras.global_account_data:
+            is_empty = False
+            parts += [b',"account_data":', render_events(extras.global_account_data)]
+        if to_device.events:
+            is_empty = False
+            parts += [b',"to_device":', render_events(to_device.events)]
+        if since is not None:
+            newly_left = [
+                room.room_id
+                for room in mine
+                if room.membership in ("leave", "ban") and room.event_nid > since.events
+            ]
+            changed, left = await self._user_parts.device_lists(
+                user_id, since, now, changed_members, newly_joined, newly_left
+            )
+            if changed or left:
+                is_empty = False
+                lists = {"changed": changed, "left": left}
+                parts += [b',"device_lists":', orjson.dumps(lists)]
+        if requester.device_id is not None:
+            counts, unused = await self._user_parts.key_counts(user_id, requester.device_id)
+            parts += [
+                b',"device_one_time_keys_count":', orjson.dumps(counts),
+                b',"device_unused_fallback_key_types":', orjson.dumps(unused),
+            ]  # fmt: skip
+        return b"".join([*parts, b"}"]), is_empty
+
+    async def _other_rooms(
+        self, wish: Wish, mine: Sequence[RoomOfUser], sections: Mapping[str, list[bytes]]
+    ) -> None:
+        """Invitations, knocks, and the rooms that the user has left since."""
+        for room in mine:
+            is_news = wish.since is None or room.event_nid > wish.since
+            if not is_news:
+                continue
+            if room.membership in ("invite", "knock"):
+                state = await self._room_parts.stripped_state(wish.requester.user_id, room)
+                key = b'"%s_state":{"events":' % room.membership.encode()
+                sections[room.membership].append(_keyed(room.room_id, key + state + b"}"))
+            elif room.membership in ("leave", "ban"):
+                if wish.since is None and not wish.chosen.room.include_leave:
+                    continue
+                part = await self._room_parts.left(wish, room)
+                if part is not None and not part.is_empty:
+                    sections["leave"].append(_keyed(room.room_id, part.json))
+
+
+def _keyed(room_id: RoomID, members: bytes) -> bytes:
+    return orjson.dumps(room_id) + b":{" + members + b"}"
+
+
+def _sections(sections: Mapping[str, list[bytes]]) -> bytes:
+    return b",".join(
+        b'"%s":{%s}' % (name.encode(), b",".join(rooms))
+        for name, rooms in sections.items()
+        if rooms
+    )

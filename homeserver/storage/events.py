@@ -1,0 +1,276 @@
+"""Events: their place in the graph (`events`) and their bytes as signed (`event_bytes`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.room_versions import EventIDFormat, RoomVersion
+from homeserver.core.signing import decode_base64, encode_base64, encode_base64_urlsafe
+from homeserver.storage.query import (
+    Txn,
+    execute,
+    fetch_value,
+    find_row,
+    find_value,
+    insert_many,
+    list_rows,
+    list_values,
+)
+
+OUTLIER = 1
+REJECTED = 2
+SOFT_FAILED = 4
+HISTORICAL = 8
+_HIDDEN = OUTLIER | REJECTED | SOFT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One row of `events` and one of `event_bytes`."""
+
+    room_nid: int
+    event_nid: int
+    event_id: bytes
+    type_nid: int
+    sender_nid: int
+    slot_nid: int | None
+    depth: int
+    origin_server_ts: int
+    state_before: int | None
+    state_after: int | None
+    replaces: int | None
+    flags: int
+    prev_events: Sequence[int]
+    auth_events: Sequence[int]
+    pdu: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as clients are shown it: its bytes, and what other events did to it."""
+
+    event_nid: int
+    pdu: bytes
+    depth: int
+    state_before: int | None
+    state_after: int | None
+    flags: int
+    replaced_pdu: bytes | None
+    """The state event that held the slot before."""
+    redaction_pdu: bytes | None
+    """The redaction that was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventPlace:
+    room_id: RoomID
+    room_nid: int
+    event_nid: int
+    depth: int
+    flags: int
+    sender: UserID
+
+
+def encode_event_id(version: RoomVersion, event_id: EventID) -> bytes:
+    """Return the 32 bytes of the hash, or the text where the room version has no hash in it.
+
+    Raises ValueError when the id cannot be one of this version.
+    """
+    if version.event_id_format is EventIDFormat.DOMAIN:
+        return event_id.encode()
+    return decode_base64(event_id[1:].replace("-", "+").replace("_", "/"))
+
+
+def decode_event_id(version: RoomVersion, stored: bytes) -> EventID:
+    if version.event_id_format is EventIDFormat.DOMAIN:
+        return EventID(stored.decode())
+    if version.event_id_format is EventIDFormat.BASE64:
+        return EventID("$" + encode_base64(stored))
+    return EventID("$" + encode_base64_urlsafe(stored))
+
+
+def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
+    insert_many(
+        txn,
+        """
+        INSERT INTO events (room_nid, event_nid, event_id, type_nid, sender_nid, slot_nid, depth,
+                            origin_server_ts, state_before, state_after, replaces, flags,
+                            prev_events, auth_events)
+        VALUES %s""",
+        [
+            (
+                row.room_nid, row.event_nid, row.event_id, row.type_nid, row.sender_nid,
+                row.slot_nid, row.depth, row.origin_server_ts, row.state_before,
+                row.state_after, row.replaces, row.flags, _array(row.prev_events),
+                _array(row.auth_events),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    insert_many(
+        txn,
+        "INSERT INTO event_bytes (room_nid, event_nid, pdu) VALUES %s",
+        [(row.room_nid, row.event_nid, row.pdu) for row in rows],
+    )
+
+
+def _array(numbers: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: int) -> None:
+    """The first redaction of an event stands."""
+    execute(
+        txn,
+        "UPDATE events SET redacted_by = %s"
+        " WHERE room_nid = %s AND event_nid = %s AND redacted_by IS NULL",
+        (redaction_nid, room_nid, event_nid),
+    )
+
+
+def max_event_nid(txn: Txn) -> int:
+    return fetch_value(
+        txn,
+        int,
+        "SELECT coalesce((SELECT max(last) FROM (SELECT max(event_nid) AS last FROM event_bytes"
+        " UNION ALL SELECT max(last_event) FROM room_heads) AS both_tables), 0)::bigint",
+    )
+
+
+def find_event_place(txn: Txn, event_id: bytes) -> EventPlace | None:
+    """Find an event by its stored id, in whatever room."""
+    return find_row(
+        txn,
+        EventPlace,
+        """
+        SELECT room_id, room_nid, event_nid, depth, flags, user_id
+          FROM events JOIN rooms USING (room_nid) JOIN users ON user_nid = sender_nid
+         WHERE event_id = %s""",
+        (event_id,),
+    )
+
+
+def find_event_nid(txn: Txn, room_nid: int, event_id: bytes) -> int | None:
+    return find_value(
+        txn,
+        int,
+        "SELECT event_nid FROM events WHERE event_id = %s AND room_nid = %s",
+        (event_id, room_nid),
+    )
+
+
+def list_pdus(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> dict[int, bytes]:
+    """Return the bytes as signed by event number."""
+    rows = list_rows(
+        txn,
+        _Bytes,
+        "SELECT event_nid, pdu FROM event_bytes WHERE room_nid = %s AND event_nid = ANY(%s)",
+        (room_nid, list(event_nids)),
+    )
+    return {row.event_nid: row.pdu for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    event_nid: int
+    pdu: bytes
+
+
+def list_events(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[StoredEvent]:
+    """In no order; unknown numbers are left out."""
+    return list_rows(
+        txn,
+        StoredEvent,
+        """
+        SELECT e.event_nid, b.pdu, e.depth, e.state_before, e.state_after, e.flags,
+               replaced.pdu, redaction.pdu
+          FROM events AS e
+          JOIN event_bytes AS b USING (room_nid, event_nid)
+          LEFT JOIN event_bytes AS replaced
+            ON replaced.room_nid = e.room_nid AND replaced.event_nid = e.replaces
+          LEFT JOIN event_bytes AS redaction
+            ON redaction.room_nid = e.room_nid AND redaction.event_nid = e.redacted_by
+         WHERE e.room_nid = %s AND e.event_nid = ANY(%s)""",
+        (room_nid, list(event_nids)),
+    )
+
+
+def list_timeline_backwards(
+    txn: Txn, room_nid: int, before: tuple[int, int], until: tuple[int, int], limit: int
+) -> list[StoredEvent]:
+    """Newest first: events under `before` and over `until`, both (depth, event_nid), exclusive."""
+    nids = list_values(
+        txn,
+        int,
+        """
+        SELECT event_nid FROM events
+         WHERE room_nid = %s AND (depth, event_nid) < (%s, %s) AND (depth, event_nid) > (%s, %s)
+           AND flags & %s = 0
+         ORDER BY depth DESC, event_nid DESC LIMIT %s""",
+        (room_nid, *before, *until, _HIDDEN, limit),
+    )
+    return _in_order(txn, room_nid, nids)
+
+
+def list_timeline_forwards(
+    txn: Txn, room_nid: int, after: tuple[int, int], until: tuple[int, int], limit: int
+) -> list[StoredEvent]:
+    """Oldest first: events over `after` and under `until`, both (depth, event_nid), exclusive."""
+    nids = list_values(
+        txn,
+        int,
+        """
+        SELECT event_nid FROM events
+         WHERE room_nid = %s AND (depth, event_nid) > (%s, %s) AND (depth, event_nid) < (%s, %s)
+           AND flags & %s = 0
+         ORDER BY depth, event_nid LIMIT %s""",
+        (room_nid, *after, *until, _HIDDEN, limit),
+    )
+    return _in_order(txn, room_nid, nids)
+
+
+def list_stream_backwards(
+    txn: Txn, room_nid: int, up_to: int, after: int, limit: int
+) -> list[StoredEvent]:
+    """Newest first, in the order of arrival: positions in (after, up_to]."""
+    nids = list_values(
+        txn,
+        int,
+        """
+        SELECT event_nid FROM events
+         WHERE room_nid = %s AND event_nid <= %s AND event_nid > %s AND flags & %s = 0
+         ORDER BY event_nid DESC LIMIT %s""",
+        (room_nid, up_to, after, _HIDDEN | HISTORICAL, limit),
+    )
+    return _in_order(txn, room_nid, nids)
+
+
+def _in_order(txn: Txn, room_nid: int, nids: list[int]) -> list[StoredEvent]:
+    if not nids:
+        return []
+    found = {event.event_nid: event for event in list_events(txn, room_nid, nids)}
+    return [found[nid] for nid in nids]
+
+
+def has_joined_after(txn: Txn, room_nid: int, after: int, last_member_event: int) -> bool:
+    """Tell whether a user's membership events after `after` have a join among them.
+
+    `last_member_event` is the newest of them; the others are found by what each replaced.
+    """
+    return fetch_value(
+        txn,
+        bool,
+        """
+        WITH RECURSIVE memberships AS (
+            SELECT event_nid, replaces FROM events
+             WHERE room_nid = %(room)s AND event_nid = %(last)s AND event_nid > %(after)s
+            UNION ALL
+            SELECT e.event_nid, e.replaces
+              FROM events AS e JOIN memberships AS m ON e.event_nid = m.replaces
+             WHERE e.room_nid = %(room)s AND e.event_nid > %(after)s)
+        SELECT EXISTS (
+            SELECT 1 FROM memberships JOIN event_bytes AS b
+              ON b.room_nid = %(room)s AND b.event_nid = memberships.event_nid
+             WHERE convert_from(b.pdu, 'UTF8')::json #>> '{content,membership}' = 'join')""",
+        {"room": room_nid, "after": after, "last": last_member_event},
+    )

@@ -1,0 +1,102 @@
+"""Rooms and their heads: what moves with every event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.core.identifiers import RoomID
+from homeserver.storage.query import Txn, execute, find_row, find_value, insert_many, list_rows
+
+
+@dataclass(frozen=True, slots=True)
+class RoomHead:
+    room_nid: int
+    room_id: RoomID
+    room_version: str
+    extremities: list[int]
+    current_state: int
+    last_event: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewHead:
+    room_nid: int
+    extremities: Sequence[int]
+    current_state: int
+    last_event: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extremity:
+    event_nid: int
+    event_id: bytes
+    depth: int
+
+
+def insert_room(txn: Txn, room_id: RoomID, room_version: str) -> int | None:
+    """Return the new room's number, or None when the id is taken."""
+    return find_value(
+        txn,
+        int,
+        "INSERT INTO rooms (room_id, room_version) VALUES (%s, %s)"
+        " ON CONFLICT DO NOTHING RETURNING room_nid",
+        (room_id, room_version),
+    )
+
+
+def upsert_heads(txn: Txn, heads: Sequence[NewHead]) -> None:
+    insert_many(
+        txn,
+        """
+        INSERT INTO room_heads (room_nid, extremities, current_state, last_event)
+        VALUES %s
+        ON CONFLICT (room_nid) DO UPDATE
+           SET extremities = excluded.extremities, current_state = excluded.current_state,
+               last_event = excluded.last_event""",
+        [(h.room_nid, list(h.extremities), h.current_state, h.last_event) for h in heads],
+    )
+
+
+def find_head(txn: Txn, room_id: RoomID) -> RoomHead | None:
+    """None for an unknown room, and for one whose creation was never finished."""
+    return find_row(
+        txn,
+        RoomHead,
+        """
+        SELECT room_nid, room_id, room_version, extremities, current_state, last_event
+          FROM rooms JOIN room_heads USING (room_nid) WHERE room_id = %s""",
+        (room_id,),
+    )
+
+
+def list_extremities(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[Extremity]:
+    return list_rows(
+        txn,
+        Extremity,
+        "SELECT event_nid, event_id, depth FROM events"
+        " WHERE room_nid = %s AND event_nid = ANY(%s) ORDER BY event_nid",
+        (room_nid, list(event_nids)),
+    )
+
+
+def list_last_events(txn: Txn, room_nids: Sequence[int]) -> dict[int, int]:
+    """Return the newest event number of each room."""
+    rows = list_rows(
+        txn,
+        _Last,
+        "SELECT room_nid, last_event FROM room_heads WHERE room_nid = ANY(%s)",
+        (list(room_nids),),
+    )
+    return {row.room_nid: row.last_event for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    room_nid: int
+    last_event: int
+
+
+def insert_public_room(txn: Txn, room_nid: int) -> None:
+    """Put the room into the directory."""
+    execute(
+        txn, "INSERT INTO public_rooms (room_nid) VALUES (%s) ON CONFLICT DO NOTHING", (room_nid,)
+    )

@@ -1,0 +1,94 @@
+"""Room states as chains of changes with checkpoints in between; see the table's comments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.storage.query import Txn, execute, fetch_value, find_row, insert_many, list_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    room_nid: int
+    segment_nid: int
+    parent_state: int | None
+    base_segment: int
+    checkpoint: bytes | None
+    changes: bytes
+    change_count: int
+    since_checkpoint: int
+    state_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Changes appended to the end of an existing segment."""
+
+    room_nid: int
+    segment_nid: int
+    changes: bytes
+    change_count: int
+    """The count afterwards."""
+    state_hash: bytes
+
+
+def insert_segments(txn: Txn, segments: Sequence[Segment]) -> None:
+    insert_many(
+        txn,
+        """
+        INSERT INTO state_segments (room_nid, segment_nid, parent_state, base_segment, checkpoint,
+                                    changes, change_count, since_checkpoint, state_hash)
+        VALUES %s""",
+        [
+            (
+                s.room_nid, s.segment_nid, s.parent_state, s.base_segment, s.checkpoint,
+                s.changes, s.change_count, s.since_checkpoint, s.state_hash,
+            )
+            for s in segments
+        ],
+    )  # fmt: skip
+
+
+def append_changes(txn: Txn, growths: Sequence[Growth]) -> None:
+    for growth in growths:
+        execute(
+            txn,
+            "UPDATE state_segments SET changes = changes || %s, change_count = %s, state_hash = %s"
+            " WHERE room_nid = %s AND segment_nid = %s",
+            (
+                growth.changes, growth.change_count, growth.state_hash, growth.room_nid,
+                growth.segment_nid,
+            ),
+        )  # fmt: skip
+
+
+def max_segment_nid(txn: Txn) -> int:
+    return fetch_value(txn, int, "SELECT coalesce(max(segment_nid), 0)::bigint FROM state_segments")
+
+
+def find_segment(txn: Txn, room_nid: int, segment_nid: int) -> Segment | None:
+    return find_row(
+        txn,
+        Segment,
+        """
+        SELECT room_nid, segment_nid, parent_state, base_segment, checkpoint, changes, change_count,
+               since_checkpoint, state_hash
+          FROM state_segments WHERE room_nid = %s AND segment_nid = %s""",
+        (room_nid, segment_nid),
+    )
+
+
+def list_chain(txn: Txn, room_nid: int, segment_nid: int) -> list[Segment]:
+    """Return the segments from the base checkpoint's to this one, forks in between included."""
+    return list_rows(
+        txn,
+        Segment,
+        """
+        SELECT room_nid, segment_nid, parent_state, base_segment, checkpoint, changes, change_count,
+               since_checkpoint, state_hash
+          FROM state_segments
+         WHERE room_nid = %(room)s AND segment_nid <= %(segment)s AND segment_nid >=
+               (SELECT base_segment FROM state_segments
+                 WHERE room_nid = %(room)s AND segment_nid = %(segment)s)
+         ORDER BY segment_nid""",
+        {"room": room_nid, "segment": segment_nid},
+    )

@@ -1,0 +1,1 @@
+"""Tests of appservices.request_bot."""

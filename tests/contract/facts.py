@@ -1,0 +1,56 @@
+"""The specification's facts, and the check of a response against them.
+
+They stand beside the checkout (`../shared/spec`, or where SPEC_FACTS points); without them the
+contract tests skip, saying so, and responses go unchecked.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+FOLDER = Path(
+    os.environ.get("SPEC_FACTS", Path(__file__).parents[2].parent / "shared" / "spec")
+)
+
+
+@functools.cache
+def operations(api: str = "client-server") -> dict[str, Any]:
+    """Operation id -> facts; empty when there are none."""
+    file = FOLDER / f"{api}.json"
+    if not file.exists():
+        return {}
+    loaded: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return loaded
+
+
+@functools.cache
+def _validator(operation_id: str, status: int) -> Any:
+    facts = operations().get(operation_id)
+    if facts is None:
+        return None
+    response = facts["responses"].get(str(status))
+    if response is None:
+        return None
+    schema = response.get("content", {}).get("application/json", {}).get("schema")
+    return None if schema is None else jsonschema.Draft202012Validator(schema)
+
+
+def check_response(operation_id: str, status: int, body: object) -> None:
+    """Raises AssertionError when `body` is not what the operation promises for `status`.
+
+    Errors the operation does not list must still be standard errors.
+    """
+    validator = _validator(operation_id, status)
+    if validator is not None:
+        problems = [
+            f"{'/'.join(str(p) for p in error.absolute_path)}: {error.message}"
+            for error in validator.iter_errors(body)
+        ]
+        assert not problems, f"{operation_id} {status}: {problems[:5]}"
+    elif status >= 400:
+        assert isinstance(body, dict), f"{operation_id} {status}: no standard error"
+        assert isinstance(body.get("errcode"), str), f"{operation_id} {status}: no errcode"

@@ -1,0 +1,71 @@
+"""The database of tests: a real PostgreSQL, run inline, everything rolled back after each test."""
+
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
+from twisted.internet.defer import Deferred, fail, succeed
+
+from homeserver.errors import ConstraintViolated
+from homeserver.storage.query import Txn
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlineDatabase:
+    """Runs each transaction at once, as a savepoint of one outer transaction.
+
+    `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.statements: list[str] = []
+        self.fail_at: int | None = None
+
+    def run(
+        self, function: Callable[Concatenate[Txn, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SAVEPOINT one")
+                try:
+                    result = function(Txn(_Counted(cursor, self)), *args, **kwargs)
+                    cursor.execute("RELEASE one")
+                except BaseException:
+                    cursor.execute("ROLLBACK TO one")
+                    raise
+        except psycopg2.IntegrityError as error:
+            return fail(ConstraintViolated(error.diag.constraint_name or "unknown"))
+        except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
+            return fail(error)
+        return succeed(result)
+
+    read = run
+
+    def close(self) -> None:
+        self._connection.rollback()
+
+
+class _Counted:
+    def __init__(self, cursor: object, database: InlineDatabase) -> None:
+        self._cursor = cursor
+        self._database = database
+
+    def execute(self, sql: object, values: object = ()) -> None:
+        database = self._database
+        database.statements.append(str(sql))
+        if database.fail_at is not None:
+            database.fail_at -= 1
+            if database.fail_at <= 0:
+                database.fail_at = None
+                raise psycopg2.OperationalError("injected failure")
+        self._cursor.execute(sql, values)  # type: ignore[attr-defined]  # a psycopg2 cursor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._cursor, name)
+
+    def __iter__(self) -> object:
+        return iter(self._cursor)  # type: ignore[call-overload]  # a psycopg2 cursor

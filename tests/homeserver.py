@@ -1,0 +1,304 @@
+"""A whole homeserver in memory: the real `build()`, a fake clock, real PostgreSQL, no sockets.
+
+Every response is validated against the specification's schema of its operation.
+"""
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import treq
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as FakeReactor
+from twisted.web.client import FileBodyProducer
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+
+from homeserver.clock import Clock
+from homeserver.config import Config, PasswordSection, RateLimitSection, RegistrationSection, ServerSection
+from homeserver.core.identifiers import ServerName
+from homeserver.core.signing import SigningKey
+from homeserver.randomness import Randomness
+from homeserver.server import build
+from homeserver.transport.endpoint import Router
+from tests.contract.facts import check_response
+from tests.database import InlineDatabase
+
+START_MS = 1_700_000_000_000
+DEFAULT_CONFIG = Config(
+    server=ServerSection(name=ServerName("hs.test")),
+    registration=RegistrationSection(enabled=True),
+    rate_limits=RateLimitSection(enabled=False),
+    passwords=PasswordSection(time_cost=1, memory_kib=8, parallelism=1),
+)
+
+
+class SteadyRandomness(Randomness):
+    """Different values at each call, the same in each run."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count(1)
+
+    def bytes(self, count: int) -> bytes:
+        return hashlib.shake_256(b"%d" % next(self._count)).digest(count)
+
+    def token(self, length: int) -> str:
+        return self.bytes(length).hex()[:length]
+
+    def upper_token(self, length: int) -> str:
+        return "".join(chr(65 + byte % 26) for byte in self.bytes(length))
+
+    def jitter(self, seconds: float, fraction: float = 0.2) -> float:
+        del fraction
+        return seconds
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    json: Any
+    headers: Headers
+    body: bytes
+
+    @property
+    def errcode(self) -> str | None:
+        return self.json.get("errcode") if isinstance(self.json, dict) else None
+
+
+class PendingReply:
+    """A request under way: a long poll, say."""
+
+    def __init__(self, homeserver: "Homeserver", method: str, path: str) -> None:
+        self._homeserver = homeserver
+        self._method = method
+        self._path = path
+        self._results: list[Any] = []
+        self.deferred: Deferred[IResponse] | None = None
+
+    @property
+    def answered(self) -> bool:
+        self._homeserver.flush()
+        return bool(self._results)
+
+    def reply(self) -> Reply:
+        """Raises AssertionError when there is no answer yet."""
+        assert self.answered, f"no answer yet: {self._method} {self._path}"
+        result = self._results[0]
+        if isinstance(result, Reply):
+            return result
+        raise result.value
+
+    def disconnect(self) -> None:
+        assert self.deferred is not None
+        self.deferred.cancel()
+        self._homeserver.flush()
+
+
+class Homeserver:
+    def __init__(self, database: InlineDatabase, config: Config = DEFAULT_CONFIG) -> None:
+        self.database = database
+        self.config = config
+        self.reactor = FakeReactor()
+        self.clock = Clock(self.reactor, wall=lambda: START_MS / 1000 + self.reactor.seconds())
+        self.server = build(
+            config,
+            clock=self.clock,
+            randomness=SteadyRandomness(),
+            database=database,
+            signing_key=SigningKey("ed25519:test", bytes(range(32))),
+        )
+        self._router = Router(self.server.routes)
+        self._agent = RequestTraversalAgent(self.server.root)
+        started = Deferred.fromCoroutine(self.server.start())
+        _result_now(started)
+
+    def stop(self) -> None:
+        _result_now(Deferred.fromCoroutine(self.server.stop()))
+
+    def restart(self) -> "Homeserver":
+        """The same database under a new process."""
+        self.stop()
+        return Homeserver(self.database, self.config)
+
+    def advance(self, seconds: float) -> None:
+        self.reactor.advance(seconds)
+        self.flush()
+
+    def flush(self) -> None:
+        self._agent.flush()
+
+    def start_request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        token: str | None = None,
+        query: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+    ) -> PendingReply:
+        """`body` is sent as JSON; `raw` as it is. The path must be percent-encoded already."""
+        sent = Headers({"Content-Type": ["application/json"]})
+        if token is not None:
+            sent.addRawHeader("Authorization", f"Bearer {token}")
+        for name, value in (headers or {}).items():
+            sent.setRawHeaders(name, [value])
+        data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        url = f"http://hs.test{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+        pending = PendingReply(self, method, path)
+        from io import BytesIO  # noqa: PLC0415
+
+        producer = FileBodyProducer(BytesIO(data), cooperator=_Now()) if data else None
+        pending.deferred = self._agent.request(method.encode(), url.encode(), sent, producer)
+
+        def got(response: IResponse) -> Deferred[None]:
+            def done(content: bytes) -> None:
+                pending._results.append(self._reply(method, path, response, content))
+
+            return treq.content(response).addCallback(done)
+
+        pending.deferred.addCallback(got)
+        pending.deferred.addErrback(pending._results.append)
+        self.flush()
+        return pending
+
+    def _reply(self, method: str, path: str, response: IResponse, content: bytes) -> Reply:
+        is_json = b"json" in (response.headers.getRawHeaders(b"content-type") or [b""])[0]
+        value = json.loads(content) if content and is_json else None
+        found = self._router.match(path)
+        if found is not None and method in found[0]:
+            declaration = found[0][method].declaration
+            if declaration.extra is None:
+                check_response(declaration.operation_id, response.code, value)
+        return Reply(response.code, value, response.headers, content)
+
+    def request(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
+        """Raises AssertionError when the server does not answer at once."""
+        return self.start_request(method, path, body, **options).reply()
+
+    def register(self, username: str, password: str = "a-long-password") -> "User":
+        reply = self.request(
+            "POST",
+            "/_matrix/client/v3/register",
+            {
+                "username": username,
+                "password": password,
+                "auth": {"type": "m.login.dummy"},
+            },
+        )
+        assert reply.status == 200, reply.json
+        return User(
+            self, reply.json["user_id"], reply.json["access_token"], reply.json["device_id"]
+        )
+
+
+class User:
+    """One logged-in device of a user of a test homeserver."""
+
+    def __init__(self, homeserver: Homeserver, user_id: str, token: str, device_id: str) -> None:
+        self.homeserver = homeserver
+        self.user_id = user_id
+        self.token = token
+        self.device_id = device_id
+        self._transactions = itertools.count(1)
+
+    def request(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
+        """`path` without `/_matrix/client/v3` unless it begins with `/_matrix`."""
+        return self.homeserver.request(method, _full(path), body, token=self.token, **options)
+
+    def start_request(
+        self, method: str, path: str, body: object = None, **options: Any
+    ) -> PendingReply:
+        return self.homeserver.start_request(
+            method, _full(path), body, token=self.token, **options
+        )
+
+    def get(self, path: str, **query: Any) -> Reply:
+        return self.request("GET", path, query=query)
+
+    def put(self, path: str, body: object) -> Reply:
+        return self.request("PUT", path, body)
+
+    def post(self, path: str, body: object) -> Reply:
+        return self.request("POST", path, body)
+
+    def login_again(self, password: str = "a-long-password") -> "User":
+        """A second device of the same user."""
+        reply = self.homeserver.request(
+            "POST",
+            "/_matrix/client/v3/login",
+            {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": self.user_id},
+                "password": password,
+            },
+        )
+        assert reply.status == 200, reply.json
+        return User(
+            self.homeserver, self.user_id, reply.json["access_token"], reply.json["device_id"]
+        )
+
+    def create_room(self, **body: Any) -> str:
+        reply = self.post("/createRoom", body)
+        assert reply.status == 200, reply.json
+        return str(reply.json["room_id"])
+
+    def join(self, room_id: str) -> Reply:
+        return self.post(f"/rooms/{quote(room_id)}/join", {})
+
+    def send(self, room_id: str, text: str, txn_id: str | None = None) -> str:
+        return self.send_event(room_id, "m.room.message", {"msgtype": "m.text", "body": text}, txn_id)
+
+    def send_event(
+        self, room_id: str, event_type: str, content: object, txn_id: str | None = None
+    ) -> str:
+        txn_id = txn_id or f"txn{next(self._transactions)}"
+        reply = self.put(f"/rooms/{quote(room_id)}/send/{event_type}/{txn_id}", content)
+        assert reply.status == 200, reply.json
+        return str(reply.json["event_id"])
+
+    def sync(self, since: str | None = None, timeout_ms: int = 0, **query: Any) -> Any:
+        if since is not None:
+            query["since"] = since
+        reply = self.get("/sync", timeout=timeout_ms, **query)
+        assert reply.status == 200, reply.json
+        return reply.json
+
+
+class _Now:
+    """A cooperator that does all the work at once."""
+
+    def cooperate(self, iterator: Any) -> Any:
+        for _ in iterator:
+            pass
+        return _Done()
+
+
+class _Done:
+    def whenDone(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def stop(self) -> None:
+        return
+
+    pauseProducing = resumeProducing = stop  # noqa: N815 - Twisted's names
+
+
+def _full(path: str) -> str:
+    return path if path.startswith("/_") else f"/_matrix/client/v3{path}"
+
+
+def _result_now(deferred: "Deferred[Any]") -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    assert results, "it should have finished at once"
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    return results[0]
