@@ -40,7 +40,7 @@ class Background:
                 logger.error(
                     "Background task failed task=%s",
                     name,
-                    exc_info=(result.type, result.value, result.getTracebackObject()),
+                    exc_info=result.value,
                 )
 
         return running.addBoth(ended)

@@ -124,7 +124,7 @@ class Config:
     appservices: AppserviceSection = AppserviceSection()
     limits: LimitsSection = LimitsSection()
     logging: LoggingSection = LoggingSection()
-    directory: Path = field(default=Path(), metadata={"wire": "\x00"})
+    directory: Path = field(default=Path(), metadata={"decoded": False})
     """The folder of the file, for relative paths; not a setting."""
 
     def path(self, relative: str) -> Path:
@@ -174,7 +174,9 @@ def _refuse_unsafe(file: Path, config: Config) -> None:
 
 def example_config() -> str:
     """Return the commented example; every value but the server's name is the default."""
-    lines = ["# Generated: python -m homeserver make-config. Every value but server.name is the default."]
+    lines = [
+        "# Generated: python -m homeserver make-config. Every value but server.name is the default."
+    ]
     hints = typing.get_type_hints(Config)
     for section in dataclasses.fields(Config):
         if section.name == "directory":
@@ -200,5 +202,7 @@ def _field_docs(kind: type) -> dict[str, str]:
     source = inspect.getsource(kind)
     return {
         name: " ".join(text.split())
-        for name, text in re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', source, re.DOTALL | re.MULTILINE)
+        for name, text in re.findall(
+            r'^    (\w+): [^\n]*\n    """(.*?)"""', source, re.DOTALL | re.MULTILINE
+        )
     }

@@ -10,19 +10,29 @@ from dataclasses import dataclass
 
 from homeserver.api.admin.shared_secret_registration import SharedSecretRegistrationAPI
 from homeserver.api.client.account import AccountAPI
+from homeserver.api.client.account_data import AccountDataAPI
+from homeserver.api.client.appservices import AppservicesAPI
 from homeserver.api.client.devices import DevicesAPI
+from homeserver.api.client.e2e_keys import E2EKeysAPI
+from homeserver.api.client.filters import FiltersAPI
 from homeserver.api.client.login import LoginAPI
 from homeserver.api.client.membership import MembershipAPI
 from homeserver.api.client.messages import MessagesAPI, TimelineAPI
 from homeserver.api.client.profiles import ProfilesAPI
+from homeserver.api.client.push_rules import PushRulesAPI
+from homeserver.api.client.receipts import ReceiptsAPI
 from homeserver.api.client.registration import RegistrationAPI
+from homeserver.api.client.room_tags import RoomTagsAPI
 from homeserver.api.client.rooms import RoomsAPI
+from homeserver.api.client.sync import SyncAPI
+from homeserver.api.client.to_device import ToDeviceAPI
+from homeserver.api.client.typing import TypingAPI
 from homeserver.api.client.versions import VersionsAPI
 from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.config import Config
-from homeserver.core.identifiers import DeviceID, UserID
 from homeserver.core.signing import SigningKey
+from homeserver.engine.change_feed import ChangeFeed
 from homeserver.engine.commit_loop import CommitLoop, Committed
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_author import EventAuthor
@@ -35,23 +45,40 @@ from homeserver.engine.streams import Streams
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
+from homeserver.services.account_data import AccountData
 from homeserver.services.accounts import Accounts
+from homeserver.services.appservice_ping import AppservicePing
+from homeserver.services.appservice_sender import AppserviceSender
+from homeserver.services.appservices import Appservices
+from homeserver.services.cross_signing import CrossSigning
+from homeserver.services.device_lists import DeviceLists
 from homeserver.services.devices import Devices
 from homeserver.services.directory import Directory
+from homeserver.services.e2e_keys import E2EKeys, delete_for_devices
+from homeserver.services.filters import Filters
 from homeserver.services.membership import Membership
 from homeserver.services.messages import Messages
-from homeserver.services.passwords import InlineThreads, Passwords, Threads
+from homeserver.services.passwords import Passwords, Threads
 from homeserver.services.profile_propagation import ProfilePropagation
 from homeserver.services.profiles import Profiles
+from homeserver.services.push_rules import PushRules
+from homeserver.services.receipts import Receipts
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.room_creation import RoomCreation, RoomMaker
 from homeserver.services.room_state import RoomState
 from homeserver.services.sessions import Sessions
+from homeserver.services.sync.room_extras import RoomExtras
+from homeserver.services.sync.rooms import RoomParts
+from homeserver.services.sync.service import Sync, Waiting
+from homeserver.services.sync.user_parts import UserParts
 from homeserver.services.timeline import Timeline
+from homeserver.services.to_device import ToDevice
+from homeserver.services.typing import Typing
 from homeserver.services.ui_auth import UIAuth
-from homeserver.storage import events
+from homeserver.storage import account_data, events, push_rules, receipts, stream_epochs
 from homeserver.storage.database import Database
 from homeserver.transport.endpoint import Route, Router, routes
+from homeserver.transport.outbound import HttpClient
 from homeserver.transport.pipeline import Pipeline
 from homeserver.transport.rate_limits import RateLimits
 
@@ -65,15 +92,39 @@ class Server:
     background: Background
     database: Database
     streams: Streams
+    account_data_feed: ChangeFeed
+    receipts_feed: ChangeFeed
     states: StateStore
     user_rooms: UserRooms
     transactions: SentTransactions
+    device_lists: DeviceLists
+    to_device: ToDevice
+    appservice_senders: Sequence[AppserviceSender]
 
     async def start(self) -> None:
         """Load what must be in memory and start the background work."""
         await self.states.start()
         self.streams.events.start_at(await self.database.read(events.max_event_nid))
+        self.account_data_feed.start_at(
+            max(
+                await self.database.read(account_data.max_position),
+                await self.database.read(push_rules.max_position),
+            )
+        )
+        self.receipts_feed.start_at(
+            await self.database.read(receipts.max_position) + receipts.MAX_LOST
+        )
         self.user_rooms.start_at(self.streams.events.current)
+        epoch = await self.database.run(stream_epochs.take_epoch)
+        self.streams.to_device.start_at(epoch)
+        await self.device_lists.start_at(epoch)
+        for sender in self.appservice_senders:
+            await sender.start(self.streams.events.current, self.background)
+        self.background.loop(
+            "old to-device transactions",
+            self.to_device.delete_old_transactions,
+            every_seconds=_HOUR_SECONDS,
+        )
         self.background.loop(
             "old transactions", self.transactions.delete_old, every_seconds=_HOUR_SECONDS
         )
@@ -89,9 +140,11 @@ def build(
     randomness: Randomness,
     database: Database,
     signing_key: SigningKey,
-    threads: Threads | None = None,
+    http: HttpClient,
+    appservices: Appservices,
+    threads: Threads,
 ) -> Server:
-    """`threads`: where passwords are hashed; None: in the caller's thread."""
+    """`http` is how the server calls others, `threads` where passwords are hashed."""
     background = Background(clock, randomness)
     server_name = config.server.name
 
@@ -125,24 +178,26 @@ def build(
             sessions.note_use(requester, client_ip)
         rate_limits.count_request(route, requester, client_ip)
 
-    async def device_lists_changed(user_id: UserID, device_ids: Sequence[DeviceID]) -> None:
-        """Nobody keeps device lists yet."""
-        del user_id, device_ids
-
     shared_secret = config.registration.shared_secret_file
     shared_secret_file = None if shared_secret is None else config.path(shared_secret)
-    sessions = Sessions(database, clock, randomness, background, appservices=None)
-    passwords = Passwords(config.passwords, threads or InlineThreads())
+    sessions = Sessions(database, clock, randomness, background, appservices=appservices)
+    passwords = Passwords(config.passwords, threads)
     accounts = Accounts(
         database,
         clock,
         passwords,
         config.server.name,
         count_login=count_login,
-        is_exclusive=lambda _user_id: False,
+        is_exclusive=appservices.is_exclusive,
     )
     ui_auth = UIAuth(clock, randomness, accounts)
-    devices = Devices(database, sessions, device_data=[], changed=device_lists_changed)
+    device_lists = DeviceLists(database, streams, notifier, background, user_rooms, live_rooms)
+    e2e_keys = E2EKeys(database, device_lists, server_name)
+    cross_signing = CrossSigning(database, device_lists, ui_auth)
+    to_device = ToDevice(database, streams, notifier, background, clock)
+    devices = Devices(
+        database, sessions, device_data=[delete_for_devices], changed=e2e_keys.devices_changed
+    )
 
     propagation = ProfilePropagation(database, author, live_rooms, user_rooms)
     profiles = Profiles(
@@ -150,6 +205,14 @@ def build(
     )
     access = RoomAccess(database, live_rooms)
     timeline = Timeline(database, live_rooms, states, dictionary, access)
+    account_data_feed = ChangeFeed(streams.account_data, notifier.wake)
+    receipts_feed = ChangeFeed(streams.receipts, notifier.wake)
+    push_rules = PushRules(database, account_data_feed)
+    account_data = AccountData(database, account_data_feed, push_rules)
+    receipts = Receipts(database, clock, receipts_feed, access, timeline, account_data)
+    typing = Typing(clock, streams.typing, access, notifier.wake)
+    notifier.subscribe(typing.note_committed)
+    filters = Filters(database)
     room_state = RoomState(database, live_rooms, states, access, timeline)
     directory = Directory(database, live_rooms, user_rooms, access, server_name)
     membership = Membership(author, live_rooms, user_rooms, profiles)
@@ -159,10 +222,29 @@ def build(
         live_rooms,
         author,
         profiles,
-        RoomMaker(
-            server_name, signing_key, clock, randomness, config.server.default_room_version
+        RoomMaker(server_name, signing_key, clock, randomness, config.server.default_room_version),
+    )
+
+    sync = Sync(
+        streams,
+        user_rooms,
+        Waiting(notifier, clock),
+        RoomParts(database, live_rooms, states, timeline, room_state),
+        RoomExtras(account_data, receipts, typing),
+        UserParts(
+            user_rooms,
+            to_device,
+            device_lists,
+            e2e_keys,
+            max_to_device=config.limits.max_to_device_messages,
         ),
     )
+    appservice_senders = [
+        AppserviceSender(service, database, live_rooms, http, clock, randomness)
+        for service in appservices
+    ]
+    for sender in appservice_senders:
+        notifier.subscribe(sender.note_committed)
 
     table = routes(
         [
@@ -181,8 +263,18 @@ def build(
             MembershipAPI(membership, directory),
             MessagesAPI(messages),
             TimelineAPI(timeline, room_state),
+            AccountDataAPI(account_data),
+            RoomTagsAPI(account_data),
+            PushRulesAPI(push_rules),
+            ReceiptsAPI(receipts),
+            TypingAPI(typing),
+            FiltersAPI(filters),
+            SyncAPI(sync, filters, max_timeout_seconds=config.limits.sync_max_timeout_seconds),
+            AppservicesAPI(AppservicePing(appservices, http, clock)),
             AccountAPI(accounts, devices, ui_auth),
             DevicesAPI(devices, ui_auth),
+            E2EKeysAPI(e2e_keys, cross_signing, device_lists),
+            ToDeviceAPI(to_device),
             SharedSecretRegistrationAPI(
                 accounts, sessions, clock, randomness, secret_file=shared_secret_file
             ),
@@ -202,7 +294,12 @@ def build(
         background=background,
         database=database,
         streams=streams,
+        account_data_feed=account_data_feed,
+        receipts_feed=receipts_feed,
         states=states,
         user_rooms=user_rooms,
         transactions=transactions,
+        device_lists=device_lists,
+        to_device=to_device,
+        appservice_senders=appservice_senders,
     )

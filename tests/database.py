@@ -7,7 +7,7 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from twisted.internet.defer import Deferred, fail, succeed
 
-from homeserver.errors import ConstraintViolated
+from homeserver.errors import ConstraintViolated, DatabaseUnavailable
 from homeserver.storage.query import Txn
 
 P = ParamSpec("P")
@@ -39,6 +39,8 @@ class InlineDatabase:
                     raise
         except psycopg2.IntegrityError as error:
             return fail(ConstraintViolated(error.diag.constraint_name or "unknown"))
+        except psycopg2.OperationalError as error:
+            return fail(DatabaseUnavailable(str(error)))
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
             return fail(error)
         return succeed(result)

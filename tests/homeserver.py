@@ -6,6 +6,7 @@ Every response is validated against the specification's schema of its operation.
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,12 +20,21 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from homeserver.clock import Clock
-from homeserver.config import Config, PasswordSection, RateLimitSection, RegistrationSection, ServerSection
+from homeserver.config import (
+    Config,
+    PasswordSection,
+    RateLimitSection,
+    RegistrationSection,
+    ServerSection,
+)
 from homeserver.core.identifiers import ServerName
 from homeserver.core.signing import SigningKey
 from homeserver.randomness import Randomness
 from homeserver.server import build
+from homeserver.services.appservices import Appservice, Appservices
+from homeserver.services.passwords import InlineThreads
 from homeserver.transport.endpoint import Router
+from homeserver.transport.outbound import Answer, RequestFailed
 from tests.contract.facts import check_response
 from tests.database import InlineDatabase
 
@@ -98,8 +108,42 @@ class PendingReply:
         self._homeserver.flush()
 
 
+@dataclass(frozen=True)
+class OutboundRequest:
+    method: str
+    url: str
+    token: str
+    json: Any
+
+
+class FakeHttp:
+    """The network beyond the server: remembers what is sent, answers as told (200 and `{}`)."""
+
+    def __init__(self) -> None:
+        self.requests: list[OutboundRequest] = []
+        self.answers: list[Answer | RequestFailed] = []
+        """What the next requests get, first come first served."""
+
+    async def request(
+        self, method: str, url: str, *, token: str, body: bytes, timeout_seconds: float
+    ) -> Answer:
+        assert timeout_seconds > 0
+        self.requests.append(OutboundRequest(method, url, token, json.loads(body)))
+        answer = self.answers.pop(0) if self.answers else Answer(200, b"{}")
+        if isinstance(answer, RequestFailed):
+            raise answer
+        return answer
+
+
 class Homeserver:
-    def __init__(self, database: InlineDatabase, config: Config = DEFAULT_CONFIG) -> None:
+    def __init__(
+        self,
+        database: InlineDatabase,
+        config: Config = DEFAULT_CONFIG,
+        appservices: Sequence[Appservice] = (),
+    ) -> None:
+        self._appservices = appservices
+        self.http = FakeHttp()
         self.database = database
         self.config = config
         self.reactor = FakeReactor()
@@ -110,6 +154,9 @@ class Homeserver:
             randomness=SteadyRandomness(),
             database=database,
             signing_key=SigningKey("ed25519:test", bytes(range(32))),
+            http=self.http,
+            appservices=Appservices(appservices),
+            threads=InlineThreads(),
         )
         self._router = Router(self.server.routes)
         self._agent = RequestTraversalAgent(self.server.root)
@@ -122,7 +169,7 @@ class Homeserver:
     def restart(self) -> "Homeserver":
         """The same database under a new process."""
         self.stop()
-        return Homeserver(self.database, self.config)
+        return Homeserver(self.database, self.config, self._appservices)
 
     def advance(self, seconds: float) -> None:
         self.reactor.advance(seconds)
@@ -151,7 +198,7 @@ class Homeserver:
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         url = f"http://hs.test{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
         pending = PendingReply(self, method, path)
-        from io import BytesIO  # noqa: PLC0415
+        from io import BytesIO
 
         producer = FileBodyProducer(BytesIO(data), cooperator=_Now()) if data else None
         pending.deferred = self._agent.request(method.encode(), url.encode(), sent, producer)
@@ -214,9 +261,7 @@ class User:
     def start_request(
         self, method: str, path: str, body: object = None, **options: Any
     ) -> PendingReply:
-        return self.homeserver.start_request(
-            method, _full(path), body, token=self.token, **options
-        )
+        return self.homeserver.start_request(method, _full(path), body, token=self.token, **options)
 
     def get(self, path: str, **query: Any) -> Reply:
         return self.request("GET", path, query=query)
@@ -252,7 +297,9 @@ class User:
         return self.post(f"/rooms/{quote(room_id)}/join", {})
 
     def send(self, room_id: str, text: str, txn_id: str | None = None) -> str:
-        return self.send_event(room_id, "m.room.message", {"msgtype": "m.text", "body": text}, txn_id)
+        return self.send_event(
+            room_id, "m.room.message", {"msgtype": "m.text", "body": text}, txn_id
+        )
 
     def send_event(
         self, room_id: str, event_type: str, content: object, txn_id: str | None = None

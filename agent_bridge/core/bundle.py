@@ -87,7 +87,8 @@ def encode_bundle(bundle: Bundle) -> bytes:
             "pins": encode_base64url(bundle.pins),
             "policy": encode_base64url(bundle.policy),
             "output": [encode_base64url(payload) for payload in bundle.output],
-        }
+        },
+        MAX_BUNDLE_BYTES,
     )
 
 

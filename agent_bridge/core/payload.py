@@ -24,25 +24,27 @@ MAX_TIME_MS = 253_402_300_799_999
 T = TypeVar("T")
 
 
-def encode_payload(value: JsonObject) -> bytes:
+def encode_payload(value: JsonObject, max_bytes: int = MAX_PAYLOAD_BYTES) -> bytes:
+    """Encode what `decode_payload` will accept, or refuse."""
     _check_normal_form(value)
     try:
-        return encode_canonical_json(value)
+        data = encode_canonical_json(value)
     except JsonInvalid as error:
         raise Refused(Reason.JSON_INVALID, str(error)) from error
+    _check_size(data, max_bytes)
+    return data
 
 
 def decode_payload(data: bytes, max_bytes: int = MAX_PAYLOAD_BYTES) -> JsonObject:
     """Decode bytes that must re-encode to exactly themselves."""
-    if len(data) > max_bytes:
-        raise Refused(Reason.PAYLOAD_TOO_LARGE, f"{len(data)} bytes, at most {max_bytes}")
+    _check_size(data, max_bytes)
     try:
         value = decode_strict_json(data)
     except JsonInvalid as error:
         raise Refused(Reason.JSON_INVALID, str(error)) from error
     if not isinstance(value, dict):
         raise Refused(Reason.JSON_INVALID, "not an object")
-    if encode_payload(value) != data:
+    if encode_payload(value, max_bytes) != data:
         raise Refused(Reason.NOT_CANONICAL)
     return value
 
@@ -135,6 +137,11 @@ class Fields:
     def optional(self, name: str, read: Callable[[str], T]) -> T | None:
         """`fields.optional("stdin", fields.digest)`: None when the field is null."""
         return None if self._value[name] is None else read(name)
+
+
+def _check_size(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise Refused(Reason.PAYLOAD_TOO_LARGE, f"{len(data)} bytes, at most {max_bytes}")
 
 
 def _check_normal_form(value: JsonValue) -> None:

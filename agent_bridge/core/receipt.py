@@ -107,6 +107,8 @@ class Receipt:
     changed_files: tuple[ChangedFile, ...]
     output: ChainTip
     issued_at: int
+    omitted_files: int = 0
+    """How many changed files are not listed because the receipt would grow too large."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def encode_receipt(receipt: Receipt) -> bytes:
                 "digest": receipt.output.digest,
             },
             "issued_at": receipt.issued_at,
+            "omitted_files": receipt.omitted_files,
         }
     )
 
@@ -180,6 +183,7 @@ def parse_receipt(payload: bytes) -> Receipt:
         "changed_files",
         "output",
         "issued_at",
+        "omitted_files",
     )
     draft_id = fields.parsed("draft_id", parse_draft_id)
     receipt = Receipt(
@@ -196,6 +200,7 @@ def parse_receipt(payload: bytes) -> Receipt:
         changed_files=tuple(_decode_changed(value) for value in fields.items("changed_files")),
         output=_decode_tip(fields.raw("output"), draft_id),
         issued_at=fields.time("issued_at"),
+        omitted_files=fields.integer("omitted_files"),
     )
     check_outcome(receipt)
     return receipt

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from agent_bridge.core.actions import program_of
 from agent_bridge.core.pae import Digest
-from agent_bridge.core.receipt import ChangedFile, Executed
-from agent_bridge.core.states import Event
+from agent_bridge.core.receipt import ChangedFile, Executed, Outcome
+from agent_bridge.core.states import Event, State, next_state
 from agent_bridge.gate.executor_changes import digest_tree, list_changes
 from agent_bridge.gate.executor_commit import (
     Approved,
@@ -43,9 +43,10 @@ class Execution:
     signal: int | None
     """The signal the gate ended the run with."""
     detail: str
-    started_at: int
+    started_at: int | None
+    """None: nothing of the action ran, though its draft is used up."""
     finished_at: int
-    executed: Executed
+    executed: Executed | None
     changed_files: tuple[ChangedFile, ...] | None
     """None: the workspace was writable and too large to compare."""
     output: OutputSummary
@@ -58,6 +59,19 @@ class Execution:
             return Event.DENIAL
         succeeded = self.ending is Ending.EXITED and self.exit_code == 0
         return Event.SUCCEEDED if succeeded else Event.FAILED
+
+    @property
+    def outcome(self) -> Outcome:
+        """Say it in a receipt's words."""
+        reason = f"{self.ending}: {self.detail}" if self.detail else self.ending.value
+        return Outcome(
+            state=next_state(State.RUNNING, self.event),
+            exit_code=self.exit_code,
+            signal=self.signal,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            reason="" if self.ending is Ending.EXITED else reason,
+        )
 
 
 class Executor:
@@ -125,9 +139,9 @@ class Executor:
             exit_code=result.exit_code,
             signal=result.signal,
             detail=result.detail,
-            started_at=started_at,
+            started_at=started_at if result.launched else None,
             finished_at=finished_at,
-            executed=_executed(approved, committed.profile),
+            executed=_executed(approved, committed.profile) if result.launched else None,
             changed_files=changed,
             output=collector.summarize(),
             process_count_enforced=result.process_count_enforced,

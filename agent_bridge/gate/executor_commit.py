@@ -20,6 +20,7 @@ from agent_bridge.core.actions import (
 from agent_bridge.core.draft import Draft, Limits
 from agent_bridge.core.frozen_draft import FrozenDraft
 from agent_bridge.core.pae import digest_of
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.freezing import (
     MAX_INPUT_BYTES,
     FrozenAction,
@@ -43,11 +44,11 @@ from agent_bridge.gate.sandbox_view import SCRIPT_PATH, PresentedFile
 from agent_bridge.gate.secrets_store import SecretStore, SecretUnusable
 
 
-class Drift(Exception):  # noqa: N818  an outcome, not a defect
+class Drift(Exception):
     """Something is no longer what was approved; nothing was consumed, nothing ran."""
 
     def __init__(self, path: bytes, detail: str) -> None:
-        super().__init__(f"{os.fsdecode(path)} {detail}" if path else detail)
+        super().__init__(f"{quote(path)} {detail}" if path else detail)
         self.path = path
         self.detail = detail
 

@@ -44,6 +44,8 @@ class RunResult:
     ending: Ending
     exit_code: int | None = None
     signal: int | None = None
+    launched: bool = False
+    """Whether any of the action's code was let go."""
     detail: str = ""
     process_count_enforced: bool = False
 
@@ -78,7 +80,7 @@ async def run_committed(
                 result = await _watch(held, approved.limits.wall_ms / 1000, route, stop)
                 inside.check_places()
         except InputReplaced as error:
-            result = RunResult(Ending.INPUT_REPLACED, signal=SIGKILL, detail=str(error))
+            result = RunResult(Ending.INPUT_REPLACED, launched=held.released, detail=str(error))
         finally:
             await held.finish()
     except LaunchFailed as error:
@@ -105,7 +107,7 @@ async def _watch(
     """Release the sandbox and wait for whichever comes first: exit, stop, time."""
     count = held.process_count_enforced
     if stop.is_set():
-        return RunResult(Ending.STOPPED, signal=SIGKILL, process_count_enforced=count)
+        return RunResult(Ending.STOPPED, process_count_enforced=count)
     readers = [
         asyncio.create_task(read_stream(held.stdout, Stream.STDOUT, route.collector)),
         asyncio.create_task(read_stream(held.stderr, Stream.STDERR, route.collector)),
@@ -116,10 +118,12 @@ async def _watch(
         held.release()
         await asyncio.wait((exited, stopped), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if exited.done():
-            result = RunResult(Ending.EXITED, exited.result(), process_count_enforced=count)
+            result = RunResult(
+                Ending.EXITED, exited.result(), launched=True, process_count_enforced=count
+            )
         else:
             ending = Ending.STOPPED if stopped.done() and stopped.result() else Ending.TIMEOUT
-            result = RunResult(ending, signal=SIGKILL, process_count_enforced=count)
+            result = RunResult(ending, signal=SIGKILL, launched=True, process_count_enforced=count)
         held.kill()
         await asyncio.gather(*readers)  # the pipes end with the last process of the namespace
         return result

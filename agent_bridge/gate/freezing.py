@@ -23,6 +23,7 @@ from agent_bridge.core.actions import (
     Surroundings,
 )
 from agent_bridge.core.pae import Digest, digest_of
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.freezing_environment import EnvironmentRefused, make_environment
 from agent_bridge.gate.freezing_files import (
     Identity,
@@ -49,7 +50,7 @@ _SYSTEM_ROOTS = (
 _SHELLS = frozenset({b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"mksh", b"fish", b"rbash"})
 
 
-class RequestRefused(Exception):  # noqa: N818  a refusal is an answer, not an error
+class RequestRefused(Exception):
     """A request that cannot become a draft; `code` is a word of the request contract."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -115,7 +116,7 @@ def make_workspace(root: bytes, protected: Collection[bytes] = ()) -> Workspace:
     real_protected = tuple(os.path.realpath(path) for path in protected)
     for path in (*_SYSTEM_ROOTS, *real_protected):
         if is_under(path, root) or is_under(root, path):
-            shown = os.fsdecode(path)
+            shown = quote(path)
             raise RequestRefused("cwd_not_allowed", f"the workspace overlaps with {shown}")
     for name in (b".ssh", b".gnupg"):
         if os.path.lexists(os.path.join(root, name)):
@@ -216,16 +217,14 @@ def _listed_paths(inputs: tuple[bytes, ...], cwd: bytes, workspace: Workspace) -
     paths = tuple(os.path.normpath(os.path.join(cwd, name)) for name in inputs)
     for path in paths:
         if b"\0" in path or not is_under(path, workspace.root):
-            raise RequestRefused(
-                "input_not_allowed", f"{os.fsdecode(path)} is not in the workspace"
-            )
+            raise RequestRefused("input_not_allowed", f"{quote(path)} is not in the workspace")
     return paths
 
 
 def _freeze_cwd(wished: bytes | None, workspace: Workspace) -> tuple[bytes, Identity]:
     cwd = workspace.root if wished is None else wished
     if not is_under(cwd, workspace.root):
-        raise RequestRefused("cwd_not_allowed", f"{os.fsdecode(cwd)} is not in the workspace")
+        raise RequestRefused("cwd_not_allowed", f"{quote(cwd)} is not in the workspace")
     try:
         with open_directory(cwd, within=workspace.root) as descriptor:
             return cwd, identity_of(descriptor)

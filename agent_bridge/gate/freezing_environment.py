@@ -39,7 +39,7 @@ _DANGEROUS = frozenset(_DANGEROUS_NAMES.split())
 _DANGEROUS_BEGINNINGS = tuple(_DANGEROUS_PREFIXES.split())
 
 
-class EnvironmentRefused(Exception):  # noqa: N818  a refusal is an answer, not an error
+class EnvironmentRefused(Exception):
     pass
 
 

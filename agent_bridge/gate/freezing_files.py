@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from agent_bridge.core.pae import Digest
+from agent_bridge.core.visible_text import quote
 
 _READ_BYTES = 1 << 20
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-class PathRefused(Exception):  # noqa: N818  a refusal is an answer, not an error
+class PathRefused(Exception):
     """A path that cannot be reached safely; `detail` continues the sentence the path begins."""
 
     def __init__(self, path: bytes, detail: str) -> None:
-        super().__init__(f"{os.fsdecode(path)} {detail}")
+        super().__init__(f"{quote(path)} {detail}")
         self.path = path
         self.detail = detail
 
@@ -86,12 +87,12 @@ def open_path(
             os.close(here)
             here = following
             if stat.S_ISLNK(os.fstat(here).st_mode):
-                raise PathRefused(path, f"goes through the symbolic link {os.fsdecode(walked)}")
+                raise PathRefused(path, f"goes through the symbolic link {quote(walked)}")
             if within is not None and is_under(walked, within):
                 mount = _mount_of(here)
                 base_mount = mount if base_mount is None else base_mount
                 if mount != base_mount:
-                    raise PathRefused(path, f"crosses a mount at {os.fsdecode(walked)}")
+                    raise PathRefused(path, f"crosses a mount at {quote(walked)}")
         yield here
     finally:
         os.close(here)

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 
 from agent_bridge.core.actions import FileDigest
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.freezing_environment import FIXED_PATH
 from agent_bridge.gate.freezing_files import (
     PathRefused,
@@ -25,7 +26,7 @@ _ANY_EXECUTE = 0o111
 _FORBIDDEN_ROOTS = (b"/proc", b"/sys", b"/dev", b"/run")
 
 
-class ProgramRefused(Exception):  # noqa: N818  a refusal is an answer, not an error
+class ProgramRefused(Exception):
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
         self.code = code
@@ -52,11 +53,11 @@ def find_program(name: bytes, cwd: bytes, *, allow_script: bool) -> Program:
     if not head.startswith(b"#!"):
         return Program(file)
     if not allow_script:
-        raise ProgramRefused("cannot_be_frozen", f"{os.fsdecode(path)} is itself a script")
+        raise ProgramRefused("cannot_be_frozen", f"{quote(path)} is itself a script")
     interpreter, *flags = _parse_shebang(path, head)
     binary, binary_head = _read_program(_resolve(interpreter, cwd))
     if binary_head.startswith(b"#!"):
-        raise ProgramRefused("cannot_be_frozen", f"{os.fsdecode(path)} nests scripts")
+        raise ProgramRefused("cannot_be_frozen", f"{quote(path)} nests scripts")
     return Program(binary, (*flags, path), (path,))
 
 
@@ -71,7 +72,7 @@ def _resolve(name: bytes, cwd: bytes) -> bytes:
             if any(is_under(path, root) for root in _FORBIDDEN_ROOTS):
                 break
             return path
-    raise ProgramRefused("executable_not_found", f"{os.fsdecode(name)} was not found")
+    raise ProgramRefused("executable_not_found", f"{quote(name)} was not found")
 
 
 def _read_program(path: bytes) -> tuple[FileDigest, bytes]:
@@ -79,11 +80,9 @@ def _read_program(path: bytes) -> tuple[FileDigest, bytes]:
         with open_regular(path) as descriptor:
             status = os.fstat(descriptor)
             if not status.st_mode & _ANY_EXECUTE:
-                raise ProgramRefused(
-                    "executable_not_found", f"{os.fsdecode(path)} is not executable"
-                )
+                raise ProgramRefused("executable_not_found", f"{quote(path)} is not executable")
             if status.st_size > MAX_PROGRAM_BYTES:
-                raise ProgramRefused("too_large", f"{os.fsdecode(path)} is too large to freeze")
+                raise ProgramRefused("too_large", f"{quote(path)} is too large to freeze")
             head = os.pread(descriptor, _MAX_SHEBANG_BYTES, 0)
             return FileDigest(path, digest_descriptor(descriptor)), head
     except PathRefused as error:
@@ -94,13 +93,13 @@ def _parse_shebang(path: bytes, head: bytes) -> tuple[bytes, ...]:
     """Read the line as Linux does: a path, then at most one argument. `env NAME` means NAME."""
     line, newline, _ = head[2:].partition(b"\n")
     if not newline:
-        raise ProgramRefused("cannot_be_frozen", f"{os.fsdecode(path)} has an endless #! line")
+        raise ProgramRefused("cannot_be_frozen", f"{quote(path)} has an endless #! line")
     interpreter, _, argument = line.strip().partition(b" ")
     argument = argument.strip()
     if not interpreter.startswith(b"/") or b"\t" in line:
-        raise ProgramRefused("cannot_be_frozen", f"{os.fsdecode(path)} has an unclear #! line")
+        raise ProgramRefused("cannot_be_frozen", f"{quote(path)} has an unclear #! line")
     if os.path.basename(interpreter) != b"env":
         return (interpreter, argument) if argument else (interpreter,)
     if not argument or argument.startswith(b"-") or b"=" in argument or b" " in argument:
-        raise ProgramRefused("cannot_be_frozen", f"{os.fsdecode(path)} hands env more than a name")
+        raise ProgramRefused("cannot_be_frozen", f"{quote(path)} hands env more than a name")
     return (argument,)

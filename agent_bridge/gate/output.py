@@ -20,6 +20,8 @@ from agent_bridge.gate.sandbox_launch import wait_readable
 
 _READ_BYTES = 1 << 16
 _TAIL_BYTES = 8 << 10
+_RAW_FACTOR = 64
+"""How much may be printed for each shown byte: a flood of control characters shows nothing."""
 _TRUNCATED = b"\n[truncated: the rest is counted and digested, not shown]\n"
 
 
@@ -87,7 +89,7 @@ class OutputCollector:
         clean, redacted = self._readers[stream].clean(data, last=last)
         self._redactions += redacted
         room = self._limit - self._shown
-        if len(clean) > room:
+        if len(clean) > room or self._total > _RAW_FACTOR * self._limit + _READ_BYTES:
             clean = clean[: max(room, 0)].decode(errors="ignore").encode()
             self._truncated = True
             clean += _TRUNCATED

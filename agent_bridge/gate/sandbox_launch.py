@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.freezing_files import seal_bytes
 from agent_bridge.gate.sandbox_cgroup import ProcessGroup, make_process_group
 from agent_bridge.gate.sandbox_probe import SandboxReady
@@ -28,12 +29,13 @@ from agent_bridge.gate.sandbox_seccomp import make_filter
 from agent_bridge.gate.sandbox_view import ISOLATION, View
 
 _READ_BYTES = 1 << 16
+_MAX_SAID = 300
 _SETUP_SECONDS = 20.0
 _SETUP_POLL_SECONDS = 0.002
 _READY_PATH = b"/run/countersign/ready"
 
 
-class LaunchFailed(Exception):  # noqa: N818  an outcome, not a defect
+class LaunchFailed(Exception):
     """The sandbox could not be set up; nothing of the action ran."""
 
 
@@ -60,6 +62,7 @@ class HeldSandbox:
     ) -> None:
         self.first_process = first_process
         """Process id, outside, of the namespace's first process."""
+        self.released = False
         self._monitor = monitor
         self._first = os.pidfd_open(first_process)
         self._watched = os.pidfd_open(monitor.pid)
@@ -81,6 +84,7 @@ class HeldSandbox:
         return self._group is not None or os.geteuid() != 0
 
     def release(self) -> None:
+        self.released = True
         self._gate.send(b"!")
 
     def kill(self) -> None:
@@ -147,7 +151,8 @@ async def hold_sandbox(
                 await _wait_for_root(first, monitor)
             sandbox = HeldSandbox(monitor, first, gate, _limit_processes(first, profile))
         except (OSError, ValueError, TimeoutError) as error:
-            raise LaunchFailed(_end_failed(monitor) or str(error)) from None
+            said = _end_failed(monitor) or str(error)
+            raise LaunchFailed(quote(said[:_MAX_SAID])) from None
         except BaseException:
             _end_failed(monitor)
             raise
@@ -189,12 +194,11 @@ def _make_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socke
 def _isolation(profile: SandboxProfile, view: View, opened: ExitStack) -> list[bytes]:
     options = [*ISOLATION, *([b"--share-net"] if profile.network else [])]
     program = make_filter(platform.machine(), unix_sockets=profile.unix_sockets)
-    if program is not None:
-        sealed = seal_bytes(program)
-        opened.callback(os.close, sealed.descriptor)
-        view.descriptors.append(sealed.descriptor)
-        options += [b"--seccomp", b"%d" % sealed.descriptor]
-    return options
+    assert program is not None  # the probe says so of machines without one
+    sealed = seal_bytes(program)
+    opened.callback(os.close, sealed.descriptor)
+    view.descriptors.append(sealed.descriptor)
+    return [*options, b"--seccomp", b"%d" % sealed.descriptor]
 
 
 async def _read_first_process(info: socket.socket) -> int:

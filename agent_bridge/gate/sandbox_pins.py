@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.freezing_files import (
     PathRefused,
     digest_descriptor,
@@ -17,7 +18,7 @@ from agent_bridge.gate.freezing_files import (
 from agent_bridge.gate.sandbox_view import PresentedFile
 
 
-class InputReplaced(Exception):  # noqa: N818  an outcome, not a defect
+class InputReplaced(Exception):
     """A name inside no longer stands for what was approved; the text says which."""
 
 
@@ -40,13 +41,13 @@ class InsideView:
             except PathRefused as error:
                 raise InputReplaced(str(error)) from None
             if not same:
-                raise InputReplaced(f"{os.fsdecode(file.path)} has other bytes inside")
+                raise InputReplaced(f"{quote(file.path)} has other bytes inside")
 
     def check_places(self) -> None:
         """After the run: every name stands for the same mounted file. Raises InputReplaced."""
         for path, place in self._places.items():
             if self._place_of(path) != place:
-                raise InputReplaced(f"{os.fsdecode(path)} was replaced while the action ran")
+                raise InputReplaced(f"{quote(path)} was replaced while the action ran")
 
     def directory_is(self, device: int, inode: int) -> bool:
         """Whether the working directory inside is this one of the host."""

@@ -4,6 +4,7 @@ protocol: docs/cosign-protocol.md, "When things fail". Invariant: `SandboxReady`
 a real sandbox of the same kind has run; without one nothing can be launched.
 """
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_bridge.gate.sandbox_seccomp import make_filter
 from agent_bridge.gate.sandbox_view import ISOLATION
 
 _PROBE_SECONDS = 20
@@ -39,6 +41,8 @@ def default_search_path() -> tuple[str, ...]:
 
 def probe_sandbox(search_path: Sequence[str] | None = None) -> SandboxReady | SandboxMissing:
     """Find bubblewrap and run one sandbox with the isolation every action gets."""
+    if make_filter(platform.machine(), unix_sockets=False) is None:
+        return SandboxMissing(f"there is no system-call filter for {platform.machine()}")
     places = default_search_path() if search_path is None else search_path
     bwrap = shutil.which("bwrap", path=":".join(places))
     if bwrap is None:

@@ -42,9 +42,10 @@ _ETC_PATTERNS = ("python3*", "perl", "java*", "maven", "gradle")
 _ETC_NETWORK = ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf", "services", "protocols")
 _PASSWD = b"agent:x:%d:%d:agent:%b:/usr/sbin/nologin\n" % (USER_ID, USER_ID, HOME)
 _GROUP = b"agent:x:%d:\n" % USER_ID
+_HOSTS = b"127.0.0.1 localhost sandbox\n::1 localhost\n"
 
 
-class ViewRefused(Exception):  # noqa: N818  a refusal is an answer, not an error
+class ViewRefused(Exception):
     """The workspace cannot be shown in this profile; the text says what to do."""
 
 
@@ -117,7 +118,9 @@ def _add_system(
     found += sorted(path for pattern in _ETC_PATTERNS for path in etc.glob(pattern))
     for path in found:
         _bind(view, str(path))
-    for file, data in ((b"/etc/passwd", _PASSWD), (b"/etc/group", _GROUP)):
+    made = [(b"/etc/passwd", _PASSWD), (b"/etc/group", _GROUP)]
+    made += [] if profile.network else [(b"/etc/hosts", _HOSTS)]
+    for file, data in made:
         sealed = seal_bytes(data)
         opened.callback(os.close, sealed.descriptor)
         view.add_file(PresentedFile(file, sealed))

@@ -20,7 +20,7 @@ _MAX_BYTES = 16 << 10
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class SecretUnusable(Exception):  # noqa: N818  a refusal is an answer, not an error
+class SecretUnusable(Exception):
     pass
 
 

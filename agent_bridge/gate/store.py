@@ -24,19 +24,19 @@ from agent_bridge.gate.store_schema import APPLICATION_ID, FORMAT, SCHEMA, TABLE
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class StoreDamaged(Exception):  # noqa: N818  named by what is wrong
+class StoreDamaged(Exception):
     """The store cannot be trusted or is in use: the gate stays closed. The text says why."""
 
 
-class AlreadyConsumed(Exception):  # noqa: N818  named by what is wrong
+class AlreadyConsumed(Exception):
     """The draft has had its one use."""
 
 
-class NonceReused(Exception):  # noqa: N818  named by what is wrong
+class NonceReused(Exception):
     """A draft with this nonce, request or identifier exists already."""
 
 
-class ReceiptRefused(Exception):  # noqa: N818  named by what is wrong
+class ReceiptRefused(Exception):
     """The receipt does not continue the chain, or contradicts the draft's state."""
 
 

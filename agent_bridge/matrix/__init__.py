@@ -11,7 +11,6 @@ from agent_bridge.matrix.device_keys import (
     UserKeys,
     verify_device_chain,
 )
-from agent_bridge.matrix.device_lists import KeyChanges
 from agent_bridge.matrix.errors import (
     AccessTokenRefused,
     ClientError,
@@ -27,6 +26,7 @@ from agent_bridge.matrix.errors import (
     StoreFailure,
     StoreLocked,
     StoreMissing,
+    StoreTaken,
 )
 from agent_bridge.matrix.events import (
     CryptoProblem,
@@ -62,7 +62,6 @@ __all__ = [
     "DeviceKeys",
     "DeviceTrust",
     "HistoryPage",
-    "KeyChanges",
     "KeysRefused",
     "MatrixClient",
     "MatrixFailure",
@@ -79,6 +78,7 @@ __all__ = [
     "StoreFailure",
     "StoreLocked",
     "StoreMissing",
+    "StoreTaken",
     "SyncBatch",
     "TimelineEvent",
     "ToDeviceEvent",

@@ -14,9 +14,8 @@ from typing import Self
 from agent_bridge.matrix.api import MatrixAPI, Session, make_txn_id
 from agent_bridge.matrix.crypto import Crypto
 from agent_bridge.matrix.device_keys import DeviceChain, UserKeys
-from agent_bridge.matrix.device_lists import KeyChanges
 from agent_bridge.matrix.errors import AccessTokenRefused, MatrixFailure
-from agent_bridge.matrix.events import DeviceTrust, HistoryPage, SyncBatch
+from agent_bridge.matrix.events import CryptoProblem, DeviceTrust, HistoryPage, SyncBatch
 from agent_bridge.matrix.megolm import NowMs, now_ms
 from agent_bridge.matrix.olm import make_account_pickle
 from agent_bridge.matrix.rooms import Rooms
@@ -79,6 +78,7 @@ class MatrixClient:
     ) -> Self:
         store = Store(directory, create=True)
         try:
+            store.check_empty()
             session = await get_session()
             store.create_account(
                 Credentials(
@@ -319,7 +319,7 @@ class MatrixClient:
         """Sign another device of ours after comparing its key."""
         await self._crypto.sign_own_device(device_id, ed25519_key)
 
-    async def refresh_devices(self, users: Iterable[UserID]) -> KeyChanges:
+    async def refresh_devices(self, users: Iterable[UserID]) -> list[CryptoProblem]:
         """Ask the server about these users' keys now, and follow them from now on."""
         return await self._crypto.refresh(users)
 

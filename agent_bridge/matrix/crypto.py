@@ -21,7 +21,7 @@ from agent_bridge.matrix.device_keys import (
     parse_cross_signing_key,
     parse_subordinate_key,
 )
-from agent_bridge.matrix.device_lists import DeviceLists, KeyChanges
+from agent_bridge.matrix.device_lists import DeviceLists
 from agent_bridge.matrix.errors import (
     CrossSigningMissing,
     KeysRefused,
@@ -53,9 +53,11 @@ from homeserver.core.json_types import JsonObject
 logger = logging.getLogger(__name__)
 
 _QUERY_USERS = 100
+_QUERY_PAUSE_MS = 60 * 1000
 _SHARE_DEVICES = 50
 _HEAL_PAUSE_MS = 3600 * 1000
 _SHARE_ATTEMPTS = 5
+_ROOM_KEYS = ("m.room_key", "m.forwarded_room_key")
 
 
 class Crypto:
@@ -74,6 +76,7 @@ class Crypto:
         self.outbound = OutboundSessions(store, self.inbound, now)
         self.cross_signing = OwnCrossSigning(store, self.user_id)
         self.left_out: dict[RoomID, Mapping[tuple[UserID, DeviceID], str]] = {}
+        self._asked_in_vain: dict[tuple[UserID, int], int] = {}
         self._querying = asyncio.Lock()
         self._sending = asyncio.Lock()
 
@@ -109,10 +112,13 @@ class Crypto:
         on demand.  2. Upload the public halves.  3. Believe in them.
         4. Sign this device with the self-signing key, and the master key with this device.
         """
-        if not self.cross_signing.exists():  # 1
-            await self.refresh([self.user_id])
-            if self.lists.find_identity(self.user_id) is not None and not replace:
-                raise KeysRefused(f"{self.user_id} already has cross-signing keys elsewhere")
+        await self.refresh([self.user_id])  # 1
+        exists = self.cross_signing.exists()
+        ours = self.cross_signing.get("master").public_key if exists else None
+        known = self.lists.find_identity(self.user_id)
+        if known is not None and known.master.public_key != ours and not replace:
+            raise KeysRefused(f"{self.user_id} already has cross-signing keys elsewhere")
+        if not exists:
             self.cross_signing.create()
         objects = self.cross_signing.public_objects()
         upload: JsonObject = {f"{usage}_key": raw for usage, raw in objects.items()}
@@ -155,42 +161,57 @@ class Crypto:
 
     # Other users' devices
 
-    async def refresh(self, users: Iterable[UserID]) -> KeyChanges:
+    async def refresh(self, users: Iterable[UserID]) -> list[CryptoProblem]:
         """Ask about these users now, whether or not we think we know."""
         users = list(users)
         self.lists.track(users)
         self.lists.mark_outdated(users)
         return await self.query_outdated()
 
-    async def query_outdated(self, only: Collection[UserID] | None = None) -> KeyChanges:
-        """Ask about outdated users, one request at a time so that no old answer overtakes a new."""
-        changes = KeyChanges()
+    async def query_outdated(self, only: Collection[UserID] | None = None) -> list[CryptoProblem]:
+        """Ask about outdated users, one request at a time so that no old answer overtakes a new.
+
+        A user whose server did not answer is left in peace for a minute, unless there is news.
+        """
+        problems: list[CryptoProblem] = []
         async with self._querying:
             outdated = self.lists.list_outdated()
-            users = [user for user in outdated if only is None or user in only]
+            users = [
+                user
+                for user, generation in outdated.items()
+                if (only is None or user in only) and not self._is_in_vain(user, generation)
+            ]
             for start in range(0, len(users), _QUERY_USERS):
                 asked = {user: outdated[user] for user in users[start : start + _QUERY_USERS]}
                 answer = await self._api.query_keys(list(asked))
-                found = self.lists.apply_answer(answer, asked)
-                changes.problems += found.problems
-                changes.identity_changes += found.identity_changes
-        return changes
+                problems += self.lists.apply_answer(answer, asked)
+                unanswered = asked.items() & self.lists.list_outdated().items()
+                self._asked_in_vain |= {key: self._now() for key in unanswered}
+        return problems
+
+    def _is_in_vain(self, user_id: UserID, generation: int) -> bool:
+        asked_at = self._asked_in_vain.get((user_id, generation))
+        return asked_at is not None and 0 <= self._now() - asked_at < _QUERY_PAUSE_MS
 
     # What comes in
 
     def receive_to_device(
         self, events: Iterable[JsonObject], problems: list[CryptoProblem]
     ) -> tuple[list[OlmPayload], set[str]]:
-        """Decrypt to-device events; return the payloads that are not keys, and the new sessions.
+        """Decrypt to-device events; return the payloads for others and the sessions of new keys.
 
         A message opens once only, so what came out is kept until the batch is acknowledged.
+        Room keys that somebody else passes on are refused, encrypted or not.
         """
         payloads: list[OlmPayload] = []
         new_sessions: set[str] = set()
         for event in events:
             sender = UserID(find_text(event, "sender") or "")
-            if find_text(event, "type") != "m.room.encrypted":
-                continue  # plaintext: requests and withheld notices that anybody can forge
+            event_type = find_text(event, "type")
+            if event_type in _ROOM_KEYS:
+                problems.append(CryptoProblem("to_device_refused", sender, "a plaintext room key"))
+            if event_type != "m.room.encrypted":
+                continue  # requests and withheld notices, which anybody can forge
             content = object_in(event, "content")
             digest = hashlib.sha256(orjson.dumps(event, option=orjson.OPT_SORT_KEYS)).digest()
             try:
@@ -202,7 +223,9 @@ class Crypto:
                 continue
             if payload.type == "m.room_key":
                 new_sessions.add(find_text(payload.content, "session_id") or "")
-            else:
+            elif payload.type in _ROOM_KEYS:
+                problems.append(CryptoProblem("to_device_refused", sender, "a forwarded room key"))
+            elif payload.type != "m.dummy":
                 payloads.append(payload)
         return payloads, new_sessions
 
@@ -294,7 +317,7 @@ class Crypto:
         reachable = await self._ensure_sessions(missing, chosen)  # 4
         for start in range(0, len(reachable), _SHARE_DEVICES):
             part = reachable[start : start + _SHARE_DEVICES]
-            if False:  # 5
+            if not self.outbound.record_shares(room_id, session_id, part, sent=False):  # 5
                 return False
             await self._send_encrypted(part, "m.room_key", room_key)  # 6
             self.outbound.record_shares(room_id, session_id, part, sent=True)

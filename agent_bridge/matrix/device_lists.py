@@ -7,7 +7,7 @@ the trust of the one before it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import orjson
 
@@ -36,17 +36,6 @@ from homeserver.core.json_types import JsonObject
 class KnownDevice:
     keys: DeviceKeys
     revoked: bool
-
-
-@dataclass(slots=True)
-class KeyChanges:
-    """What an answer of /keys/query led to, besides the devices stored."""
-
-    problems: list[CryptoProblem] = field(default_factory=list)
-    identity_changes: list[UserID] = field(default_factory=list)
-
-    def refuse(self, user_id: UserID, error: KeysRefused) -> None:
-        self.problems.append(CryptoProblem("keys_refused", user_id, str(error)))
 
 
 class DeviceLists:
@@ -92,35 +81,35 @@ class DeviceLists:
 
     # What the server answers
 
-    def apply_answer(self, answer: JsonObject, asked: Mapping[UserID, int]) -> KeyChanges:
-        """Take in an answer of /keys/query.
+    def apply_answer(self, answer: JsonObject, asked: Mapping[UserID, int]) -> list[CryptoProblem]:
+        """Take in an answer of /keys/query and return what was wrong with it.
 
         1. A user the server says nothing about stays outdated.  2. Objects that fail their checks
         are reported and change nothing.  3. Devices no longer listed are revoked.  4. A user
         marked outdated again while we asked stays so.
         """
-        changes = KeyChanges()
+        problems: list[CryptoProblem] = []
         with self._store.transaction():
             for user_id, generation in asked.items():
                 listed = find_object(object_in(answer, "device_keys"), user_id)
                 if listed is None:  # 1
                     continue
-                self._apply_identity(user_id, answer, changes)
+                self._apply_identity(user_id, answer, problems)
                 for device_id, raw in listed.items():
                     try:
-                        self._apply_device(user_id, DeviceID(device_id), raw, changes)
+                        self._apply_device(user_id, DeviceID(device_id), raw, problems)
                     except KeysRefused as error:  # 2
-                        changes.refuse(user_id, error)
+                        problems.append(CryptoProblem("keys_refused", user_id, str(error)))
                 self._revoke_unlisted(user_id, listed)  # 3
                 self._store.execute(  # 4
                     "UPDATE tracked_users SET outdated = 0 WHERE user_id = ? AND outdated = ?",
                     user_id,
                     generation,
                 )
-        return changes
+        return problems
 
     def _apply_device(
-        self, user_id: UserID, device_id: DeviceID, raw: object, changes: KeyChanges
+        self, user_id: UserID, device_id: DeviceID, raw: object, problems: list[CryptoProblem]
     ) -> None:
         if not isinstance(raw, dict):
             raise KeysRefused(f"device {device_id} is not an object")
@@ -128,14 +117,14 @@ class DeviceLists:
         device = parse_device_keys(raw, user_id, device_id)
         known = self.find_device(user_id, device_id)
         if known is not None and known.revoked:
-            changes.problems.append(
+            problems.append(
                 CryptoProblem("device_revoked", user_id, f"device {device_id} is listed again")
             )
             return
         if known is not None and (
             known.keys.ed25519 != device.ed25519 or known.keys.curve25519 != device.curve25519
         ):
-            changes.problems.append(
+            problems.append(
                 CryptoProblem("device_changed", user_id, f"device {device_id} has other keys")
             )
             return
@@ -168,7 +157,9 @@ class DeviceLists:
                     device_id,
                 )
 
-    def _apply_identity(self, user_id: UserID, answer: JsonObject, changes: KeyChanges) -> None:
+    def _apply_identity(
+        self, user_id: UserID, answer: JsonObject, problems: list[CryptoProblem]
+    ) -> None:
         """Store the served cross-signing keys that hold; those not served stay as they are."""
         served = find_object(object_in(answer, "master_keys"), user_id)
         if served is None:
@@ -184,20 +175,18 @@ class DeviceLists:
             if raw := find_object(object_in(answer, "user_signing_keys"), user_id):
                 user_signing = parse_subordinate_key(raw, "user_signing", master)
         except KeysRefused as error:
-            changes.refuse(user_id, error)
+            problems.append(CryptoProblem("keys_refused", user_id, str(error)))
             return
         self.put_identity(Identity(master, self_signing, user_signing))
-        pin, _ = self.find_pin(user_id)
-        if pin is not None and pin != master.public_key and not same:
-            changes.identity_changes.append(user_id)
 
     def put_identity(self, identity: Identity) -> None:
         """Store checked keys; the first master key of a user becomes the one first seen."""
         master, self_signing = identity.master, identity.self_signing
         self._store.execute(
-            "INSERT OR REPLACE INTO identities (user_id, master, self_signing, user_signing)"
-            " VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO identities"
+            " (user_id, master_key, master, self_signing, user_signing) VALUES (?, ?, ?, ?, ?)",
             master.user_id,
+            master.public_key,
             orjson.dumps(master.raw),
             None if self_signing is None else orjson.dumps(self_signing.raw),
             None if identity.user_signing is None else orjson.dumps(identity.user_signing.raw),
@@ -225,6 +214,14 @@ class DeviceLists:
             "SELECT master_key, explicit FROM pins WHERE user_id = ?", user_id
         )
         return (None, False) if row is None else (text(row[0]), row[1] == 1)
+
+    def list_identity_changes(self) -> list[UserID]:
+        """Return the users whose master key is now another than the one pinned or first seen."""
+        rows = self._store.rows(
+            "SELECT i.user_id FROM identities i JOIN pins p ON p.user_id = i.user_id"
+            " WHERE p.master_key <> i.master_key ORDER BY i.user_id"
+        )
+        return [UserID(text(user_id)) for (user_id,) in rows]
 
     # What we know
 

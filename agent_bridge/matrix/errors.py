@@ -15,6 +15,7 @@ ClientError
 └─ StoreFailure
    ├─ StoreLocked                 another process has this directory
    ├─ StoreMissing                no account in this directory
+   ├─ StoreTaken                  there already is an account in this directory
    └─ StoreCorrupt                the store cannot be read
 """
 
@@ -89,6 +90,10 @@ class StoreLocked(StoreFailure):
 
 
 class StoreMissing(StoreFailure):
+    pass
+
+
+class StoreTaken(StoreFailure):
     pass
 
 

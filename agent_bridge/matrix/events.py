@@ -147,7 +147,11 @@ class RoomUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SyncBatch:
-    """One answer of /sync, decrypted; delivered again until it is acknowledged."""
+    """One answer of /sync, decrypted; delivered again until it is acknowledged.
+
+    identity_changes names, in every batch, the users whose master key is not the one pinned or
+    first seen, until the new one is pinned.
+    """
 
     since: str | None
     next_batch: str

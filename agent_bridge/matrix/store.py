@@ -18,7 +18,7 @@ from typing import Self
 import nacl.exceptions
 import nacl.secret
 
-from agent_bridge.matrix.errors import StoreCorrupt, StoreLocked, StoreMissing
+from agent_bridge.matrix.errors import StoreCorrupt, StoreLocked, StoreMissing, StoreTaken
 from homeserver.core.identifiers import DeviceID, UserID
 
 SqlValue = str | bytes | int | None
@@ -84,7 +84,8 @@ CREATE TABLE devices (
 CREATE INDEX devices_by_curve25519 ON devices (curve25519);
 CREATE TABLE identities (
     user_id TEXT PRIMARY KEY,
-    master BLOB NOT NULL,
+    master_key TEXT NOT NULL,            -- the key itself, to compare with pins
+    master BLOB NOT NULL,                -- and the objects as served, signatures checked
     self_signing BLOB,
     user_signing BLOB
 ) WITHOUT ROWID;
@@ -216,9 +217,13 @@ class Store:
 
     # The account
 
-    def create_account(self, credentials: Credentials, olm_account: str) -> None:
+    def check_empty(self) -> None:
+        """Raise StoreTaken when there is an account already."""
         if self.find_row("SELECT 1 FROM account") is not None:
-            raise StoreCorrupt("this store already has an account")
+            raise StoreTaken("this store already has an account")
+
+    def create_account(self, credentials: Credentials, olm_account: str) -> None:
+        self.check_empty()
         self.execute(
             "INSERT INTO account (only_row, base_url, user_id, device_id, access_token,"
             " olm_account) VALUES (1, ?, ?, ?, ?, ?)",

@@ -85,7 +85,7 @@ class SyncReader:
             objects_in(object_in(answer, "to_device"), "events"), problems
         )
         timelines = await self._read_rooms(object_in(answer, "rooms"), since)  # 4
-        changes = await self._crypto.query_outdated()  # 5
+        problems += await self._crypto.query_outdated()  # 5
         with self._store.transaction():  # 6
             updates = {room_id: self._decrypt_room(room) for room_id, room in timelines.items()}
             late = self._decrypt_waiting(new_sessions)  # 7
@@ -102,17 +102,19 @@ class SyncReader:
             left=tuple(map(RoomID, object_in(rooms, "leave"))),
             late=tuple(late),
             to_device=tuple(self._crypto.describe(payload) for payload in payloads),
-            problems=(*problems, *changes.problems),
-            identity_changes=tuple(changes.identity_changes),
+            problems=tuple(problems),
+            identity_changes=tuple(self._crypto.lists.list_identity_changes()),
         )
 
     async def _maintain(self, answer: JsonObject) -> None:
         """Do what the other side needs; its failure must not keep us from what has come."""
         try:
-            await self._crypto.upload_keys(
-                object_in(answer, "device_one_time_keys_count"),
-                texts_in(answer, "device_unused_fallback_key_types"),
+            unused = (
+                texts_in(answer, "device_unused_fallback_key_types")
+                if "device_unused_fallback_key_types" in answer
+                else ("signed_curve25519",)  # a server that does not say is not asked to keep one
             )
+            await self._crypto.upload_keys(object_in(answer, "device_one_time_keys_count"), unused)
             await self._crypto.heal_sessions()
         except MatrixFailure as error:
             logger.warning("Keys could not be uploaded or sessions replaced error=%r", error)
@@ -257,7 +259,8 @@ class SyncReader:
     ) -> HistoryPage:
         page = await self._api.messages(room_id, from_token=from_token, to_token=None, limit=limit)
         await self._crypto.query_outdated()
-        events = [self.read_event(room_id, event) for event in objects_in(page, "chunk")]
+        with self._store.transaction():
+            events = [self.read_event(room_id, event) for event in objects_in(page, "chunk")]
         return HistoryPage(
             tuple(event for event in events if event is not None), find_text(page, "end")
         )

@@ -22,6 +22,7 @@ __all__ = [
     "decode_lenient_json",
     "decode_strict_json",
     "encode_canonical_json",
+    "encode_checked_json",
     "encode_json",
     "encode_lenient_json",
     "is_canonical_json_value",
@@ -36,6 +37,14 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 def encode_canonical_json(value: JsonValue) -> bytes:
     """Raise JsonInvalid on floats, integers beyond 53 bits and lone surrogates."""
     _check_types(value)
+    return encode_checked_json(value)
+
+
+def encode_checked_json(value: JsonValue) -> bytes:
+    """Encode canonically what consists of parts that are known to contain no float.
+
+    This saves a walk through the value. Everything else is still refused as JsonInvalid.
+    """
     try:
         return orjson.dumps(value, option=_CANONICAL)
     except TypeError as error:

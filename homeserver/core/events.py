@@ -6,14 +6,16 @@ follows from them (version 3 and later). Whether hash and signatures are right i
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 from homeserver.core.canonical_json import (
     MAX_INTEGER,
+    decode_json,
     decode_lenient_json,
     decode_strict_json,
     encode_canonical_json,
+    encode_checked_json,
     encode_lenient_json,
 )
 from homeserver.core.errors import (
@@ -25,10 +27,12 @@ from homeserver.core.errors import (
 from homeserver.core.identifiers import (
     EventID,
     RoomID,
+    ServerName,
     UserID,
     parse_event_id,
     parse_room_id,
     parse_user_id,
+    server_name_of,
 )
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.redaction import redact_pdu
@@ -55,6 +59,8 @@ __all__ = [
     "parse_event",
     "redact_event",
     "reference_hash",
+    "required_signers",
+    "restore_event",
     "room_id_of_create",
 ]
 
@@ -90,8 +96,14 @@ class Event:
         "type",
     )
 
-    def __init__(self, version: RoomVersion, pdu: JsonObject, event_id: EventID | None) -> None:
-        """Check the format; `event_id` is given only if it is known (a redacted copy)."""
+    def __init__(
+        self,
+        version: RoomVersion,
+        pdu: JsonObject,
+        pdu_bytes: bytes,
+        event_id: EventID | None = None,
+    ) -> None:
+        """Check format and limits; `pdu_bytes` is the canonical PDU, `event_id` its id if known."""
         self.room_version = version
         self.pdu = pdu
         self.type = _text(pdu, "type")
@@ -104,10 +116,12 @@ class Event:
         self.prev_events = _event_ids(version, pdu, "prev_events", MAX_PREV_EVENTS)
         self.auth_events = _event_ids(version, pdu, "auth_events", MAX_AUTH_EVENTS)
         _check_hashes_and_signatures(pdu)
-        self.pdu_bytes = _encode(version, pdu)
-        if len(self.pdu_bytes) > MAX_PDU_BYTES:
+        if len(pdu_bytes) > MAX_PDU_BYTES:
             raise EventMalformed(f"the event has more than {MAX_PDU_BYTES} bytes")
-        self.event_id = compute_event_id(version, pdu) if event_id is None else event_id
+        self.pdu_bytes = pdu_bytes
+        if event_id is None:
+            event_id = _event_id_of_hash(version, pdu, _signed_bytes(version, pdu))
+        self.event_id = event_id
         self.room_id: RoomID = _room_id(version, pdu, self.type, self.state_key, self.event_id)
         self.redacts = _redacts(version, pdu, self.type, self.content)
         self.cached_power_levels: object = None
@@ -132,15 +146,21 @@ def parse_event(version: RoomVersion, pdu: JsonObject | bytes) -> Event:
     Raises EventMalformed.
     """
     if isinstance(pdu, bytes):
-        decode = decode_strict_json if version.strict_canonical_json else decode_lenient_json
-        try:
-            decoded = decode(pdu)
-        except JsonInvalid as error:
-            raise EventMalformed(f"not the JSON of an event: {error}") from error
-        if not isinstance(decoded, dict):
-            raise EventMalformed("an event is a JSON object")
-        pdu = decoded
-    return Event(version, {key: pdu[key] for key in pdu if key != "unsigned"}, None)
+        pdu = _decode_object(
+            decode_strict_json if version.strict_canonical_json else decode_lenient_json, pdu
+        )
+    signed = {key: pdu[key] for key in pdu if key != "unsigned"}
+    return Event(version, signed, _encode(version, signed))
+
+
+def restore_event(version: RoomVersion, event_id: EventID, pdu_bytes: bytes) -> Event:
+    """Return an event from the `pdu_bytes` it once had; cheaper than parsing as nothing is hashed.
+
+    Only for bytes we stored ourselves. Raises EventMalformed if they are no event.
+    """
+    decode = decode_json if version.strict_canonical_json else decode_lenient_json
+    pdu = _decode_object(decode, pdu_bytes)
+    return Event(version, pdu, pdu_bytes, event_id)
 
 
 def make_event(
@@ -191,14 +211,17 @@ def make_event(
         pdu["event_id"] = f"${opaque}:{server_name}"
 
     pdu["hashes"] = {"sha256": compute_content_hash(version, pdu)}
-    signed_bytes = _encode(version, redact_pdu(version, pdu))
+    signed_bytes = _signed_bytes(version, pdu)
     pdu["signatures"] = {server_name: {signing_key.key_id: signing_key.sign(signed_bytes)}}
-    return Event(version, pdu, _event_id_of_hash(version, pdu, signed_bytes))
+    event_id = _event_id_of_hash(version, pdu, signed_bytes)
+    return Event(version, pdu, _encode_part(version, pdu), event_id)
 
 
 def redact_event(event: Event) -> Event:
     """Return the redacted copy; it has the same id and carries the same signatures."""
-    return Event(event.room_version, redact_pdu(event.room_version, event.pdu), event.event_id)
+    version = event.room_version
+    pdu = redact_pdu(version, event.pdu)
+    return Event(version, pdu, _encode_part(version, pdu), event.event_id)
 
 
 def compute_content_hash(version: RoomVersion, pdu: JsonObject) -> str:
@@ -229,11 +252,29 @@ def check_event_signature(event: Event, server_name: str, key_id: str, verify_ke
     verify_signature(_signed_bytes(event.room_version, event.pdu), signature, verify_key)
 
 
+def required_signers(event: Event) -> frozenset[ServerName]:
+    """Return the servers whose valid signature an event from elsewhere must carry.
+
+    An invite by third-party id may come from any server, as what it carries is signed. That holds
+    only if the event stays whole: one with a wrong hash is redacted to an invite of its sender.
+    """
+    signers = {server_name_of(event.sender)}
+    if event.type == "m.room.member":
+        is_third_party = event.membership == "invite" and "third_party_invite" in event.content
+        if is_third_party and check_content_hash(event):
+            signers.clear()
+        authorizer = event.content.get("join_authorised_via_users_server")
+        if event.room_version.restricted_join and isinstance(authorizer, str):
+            signers.add(server_name_of(authorizer))
+    if event.room_version.event_id_format is EventIDFormat.DOMAIN:
+        signers.add(server_name_of(event.event_id))
+    return frozenset(name for name in signers if name is not None)
+
+
 def compute_event_id(version: RoomVersion, pdu: JsonObject) -> EventID:
     """Raises EventMalformed if the PDU has no id (versions 1 and 2) or no canonical form."""
-    if version.event_id_format is EventIDFormat.DOMAIN:
-        return _event_id_of_hash(version, pdu, b"")
-    return _event_id_of_hash(version, pdu, _signed_bytes(version, pdu))
+    signed_bytes = _encode(version, _signed_part(version, pdu))
+    return _event_id_of_hash(version, pdu, signed_bytes)
 
 
 def reference_hash(event: Event) -> str:
@@ -263,9 +304,24 @@ def _event_id_of_hash(version: RoomVersion, pdu: JsonObject, signed_bytes: bytes
 
 
 def _signed_bytes(version: RoomVersion, pdu: JsonObject) -> bytes:
+    """Return what is signed and hashed of a PDU that was encoded before."""
+    return _encode_part(version, _signed_part(version, pdu))
+
+
+def _signed_part(version: RoomVersion, pdu: JsonObject) -> JsonObject:
     redacted = redact_pdu(version, pdu)
     redacted.pop("signatures", None)
-    return _encode(version, redacted)
+    return redacted
+
+
+def _decode_object(decode: Callable[[bytes], JsonValue], data: bytes) -> JsonObject:
+    try:
+        value = decode(data)
+    except JsonInvalid as error:
+        raise EventMalformed(f"not the JSON of an event: {error}") from error
+    if not isinstance(value, dict):
+        raise EventMalformed("an event is a JSON object")
+    return value
 
 
 def _encode(version: RoomVersion, pdu: JsonObject) -> bytes:
@@ -275,6 +331,11 @@ def _encode(version: RoomVersion, pdu: JsonObject) -> bytes:
         return encode_lenient_json(pdu)
     except JsonInvalid as error:
         raise EventMalformed(f"the event has no canonical form: {error}") from error
+
+
+def _encode_part(version: RoomVersion, pdu: JsonObject) -> bytes:
+    """Encode what consists of parts that `_encode` has let through."""
+    return encode_checked_json(pdu) if version.strict_canonical_json else _encode(version, pdu)
 
 
 def _references(

@@ -65,8 +65,6 @@ def check_membership(
         target = parse_user_id(event.state_key)
     except IdentifierInvalid as error:
         raise EventRejected("member.state_key", str(error)) from error
-    if "membership" not in event.content:
-        raise EventRejected("member.membership", "the content has no membership")
     if event.room_version.restricted_join:
         _check_authorizer_signature(event)
     attempt = _Attempt(event, target, state, create_event, power_levels)
@@ -82,7 +80,7 @@ def check_membership(
         case "knock" if event.room_version.knock:
             _check_knock(attempt)
         case _:
-            raise EventRejected("member.membership", "the membership is unknown")
+            raise EventRejected("member.membership", "the membership is missing or unknown")
 
 
 def _check_authorizer_signature(event: Event) -> None:

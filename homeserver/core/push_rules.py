@@ -170,7 +170,7 @@ def load_ruleset(stored: JsonObject) -> Ruleset:
 def render_ruleset(ruleset: Ruleset, user_id: str) -> JsonObject:
     """Return the object under `global` of GET /pushrules/ and of m.push_rules."""
     return {
-        kind: [render_rule(kind, rule, user_id) for rule in ruleset.list_rules(kind)]
+        kind.value: [render_rule(kind, rule, user_id) for rule in ruleset.list_rules(kind)]
         for kind in PushRuleKind
     }
 

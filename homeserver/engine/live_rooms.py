@@ -240,9 +240,7 @@ class LiveRooms:
             room.room_nid, head.current_state
         )  # 2
         for member in await self._db.read(memberships.list_members, room.room_nid):  # 3
-            room.set_member(
-                member.user_id, memberships.NAMES[member.membership], member.event_nid
-            )
+            room.set_member(member.user_id, memberships.NAMES[member.membership], member.event_nid)
         member_nids = {member.event_nid for member in room.members.values()}
         nids = [nid for nid in room.state.values() if nid not in member_nids]
         for stored in await self._db.read(events.list_events, room.room_nid, nids):  # 4

@@ -12,7 +12,7 @@ from homeserver.clock import Clock
 from homeserver.core.auth_events import auth_types_of
 from homeserver.core.canonical_json import encode_json
 from homeserver.core.errors import EventRejected
-from homeserver.core.event_auth import check_event_auth, may_apply_redaction
+from homeserver.core.event_auth import check_event_auth
 from homeserver.core.events import MAX_PREV_EVENTS, Event, make_event
 from homeserver.core.identifiers import ServerName, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
@@ -45,7 +45,12 @@ class NotLoaded(Exception):
     """Something the build needs is not in memory: load it and submit again."""
 
     def __init__(
-        self, what: str, *, user: UserID | None = None, event_type: str = "", slot: Slot | None = None
+        self,
+        what: str,
+        *,
+        user: UserID | None = None,
+        event_type: str = "",
+        slot: Slot | None = None,
     ) -> None:
         super().__init__(what)
         self.user = user
@@ -180,7 +185,7 @@ class RoomChanges:
         1. An unchanged state event is answered by the current one.
         2. The auth events are selected from the state before.
         3. The event is made, and checked against that state.
-        4. A redaction must be allowed to take effect.
+        4. A user redacts his own events, or those of others if he has the power.
         5. The rows are made, and later events see this one.
 
         Raises EventRejected, EventMalformed, NotLoaded; the change is then to be undone.
@@ -211,10 +216,10 @@ class RoomChanges:
             auth[_CREATE] = create.event
         event = template.event or self._make(change, template, cited)
         check_event_auth(event, auth)  # 3
-        if template.redacted is not None and not may_apply_redaction(
-            event, template.redacted.event, power_levels_of(room.version, auth)
-        ):  # 4
-            raise EventRejected("redaction.power", "you may not redact events of others here")
+        if template.redacted is not None and event.sender != template.redacted.event.sender:  # 4
+            levels = power_levels_of(room.version, auth)
+            if levels.user_level(event.sender) < levels.redact:
+                raise EventRejected("redaction.power", "you may not redact events of others here")
         return self._take_in(change, template, event, cited, replaced)
 
     def _make(

@@ -69,11 +69,7 @@ class TimelineEvent:
 
     def json_for(self, user_id: str, device_id: str | None) -> bytes:
         """Return the JSON for this device: with the transaction id if it sent the event."""
-        if (
-            self.txn_id is None
-            or self.event.sender != user_id
-            or self.sender_device != device_id
-        ):
+        if self.txn_id is None or self.event.sender != user_id or self.sender_device != device_id:
             return self.json
         transaction = b'"transaction_id":' + encode_json(self.txn_id)
         if self.has_unsigned:

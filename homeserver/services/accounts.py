@@ -13,6 +13,7 @@ from homeserver.core.identifiers import (
     IdentifierInvalid,
     ServerName,
     UserID,
+    localpart_of,
     parse_local_username,
     parse_user_id,
     server_name_of,
@@ -73,12 +74,17 @@ class Accounts:
             raise BadRequest(str(error), errcode="M_INVALID_USERNAME") from error
 
     def find_user_id(self, user: str) -> UserID | None:
-        """Return the user that a localpart or a full user id names; None if it is not ours."""
+        """Return the user that a localpart or a full user id names; None if it is not ours.
+
+        Capitals are taken for small letters, as in `make_user_id`.
+        """
         try:
             user_id = parse_user_id(user if user[:1] == "@" else f"@{user}:{self._server_name}")
         except IdentifierInvalid:
             return None
-        return user_id if server_name_of(user_id) == self._server_name else None
+        if server_name_of(user_id) != self._server_name:
+            return None
+        return UserID(f"@{localpart_of(user_id).lower()}:{self._server_name}")
 
     async def check_free(self, user_id: UserID, *, by_appservice: bool = False) -> None:
         """Raises UserInUse, and M_EXCLUSIVE."""

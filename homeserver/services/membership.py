@@ -28,9 +28,7 @@ class Membership:
         self._user_rooms = user_rooms
         self._profiles = profiles
 
-    async def join(
-        self, user_id: UserID, room_id: RoomID, *, reason: str | None = None
-    ) -> RoomID:
+    async def join(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> RoomID:
         """Join, by invitation, by an open door or by another room's membership.
 
         Raises NotFound for an unknown room, Forbidden.
@@ -55,13 +53,9 @@ class Membership:
             raise NotFound("You are not in this room")
         await self._send(room_id, user_id, user_id, _plain("leave", reason))
 
-    async def knock(
-        self, user_id: UserID, room_id: RoomID, *, reason: str | None = None
-    ) -> RoomID:
+    async def knock(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> RoomID:
         await self._find_room(room_id)
-        await self._send(
-            room_id, user_id, user_id, await self._content(user_id, "knock", reason)
-        )
+        await self._send(room_id, user_id, user_id, await self._content(user_id, "knock", reason))
         return room_id
 
     async def invite(
@@ -168,9 +162,7 @@ class Membership:
         return None
 
 
-def _strongest_inviter(
-    room: LiveRoom, levels: PowerLevels, server: str | None
-) -> UserID | None:
+def _strongest_inviter(room: LiveRoom, levels: PowerLevels, server: str | None) -> UserID | None:
     """Return a joined local user who may invite; the most powerful, so that he stays able to."""
     local = [
         member

@@ -12,7 +12,6 @@ from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
 
 
-
 class Messages:
     def __init__(self, author: EventAuthor, access: RoomAccess, timeline: Timeline) -> None:
         self._author = author

@@ -48,6 +48,8 @@ class Profiles:
         self._server_name = server_name
         self._propagate = propagate
         self._fetch_remote = fetch_remote
+        self._telling: dict[UserID, bool] = {}
+        """Users whose rooms are being told; True: the profile has changed again meanwhile."""
 
     async def get(self, user_id: UserID) -> JsonObject:
         """Return every field. Raises NotFound when there is no such user."""
@@ -78,6 +80,9 @@ class Profiles:
         """Raises Forbidden for other users' profiles, BadRequest for what the field cannot hold."""
         _check_own(requester, user_id)
         check_field(field)
+        if field in _IN_ROOMS and value == "":  # COMPAT(Element): how it takes them away
+            await self.delete_field(requester, user_id, field)
+            return
         text = orjson.dumps(_checked(field, value)).decode()
         changed = await self._db.run(set_field_txn, user_id, field, text)
         self._changed(user_id, field, changed=changed)
@@ -90,11 +95,23 @@ class Profiles:
         self._changed(user_id, field, changed=changed)
 
     def _changed(self, user_id: UserID, field: str, *, changed: bool) -> None:
-        if changed and field in _IN_ROOMS:
+        if not changed or field not in _IN_ROOMS:
+            return
+        if user_id in self._telling:
+            self._telling[user_id] = True
+        else:
+            self._telling[user_id] = False
             self._background.run("profile propagation", self._tell_rooms(user_id))
 
     async def _tell_rooms(self, user_id: UserID) -> None:
-        await self._propagate(user_id)
+        """Tell them one change at a time: an older name must not arrive after a newer one."""
+        try:
+            await self._propagate(user_id)
+            while self._telling[user_id]:
+                self._telling[user_id] = False
+                await self._propagate(user_id)
+        finally:
+            del self._telling[user_id]
 
 
 def check_field(field: str) -> None:
@@ -135,10 +152,9 @@ def _checked(field: str, value: JsonValue) -> JsonValue:
         if not isinstance(value, str) or len(value) > _MAX_NAME_LETTERS:
             raise InvalidParam(f"displayname is a string of at most {_MAX_NAME_LETTERS} letters")
     elif field == "avatar_url":
-        # COMPAT(Element): an empty string takes the avatar away.
         if not isinstance(value, str) or len(value) > _MAX_AVATAR_LETTERS:
             raise InvalidParam(f"avatar_url is a URI of at most {_MAX_AVATAR_LETTERS} letters")
-        if value and _MXC.fullmatch(value) is None:
+        if _MXC.fullmatch(value) is None:
             raise InvalidParam("avatar_url is a URI that begins with mxc://")
     elif field == "m.tz" and (not isinstance(value, str) or not value):
         raise InvalidParam("m.tz is the name of a time zone")

@@ -12,21 +12,29 @@ from dataclasses import dataclass, field
 
 from homeserver.clock import Clock
 from homeserver.core.errors import EventMalformed, EventRejected
-from homeserver.core.events import make_event
-from homeserver.core.identifiers import IdentifierInvalid, RoomAlias, RoomID, ServerName, UserID, parse_room_alias
+from homeserver.core.events import Event, make_event
+from homeserver.core.identifiers import (
+    IdentifierInvalid,
+    RoomAlias,
+    RoomID,
+    ServerName,
+    UserID,
+    parse_room_alias,
+)
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import RoomVersion, find_room_version
 from homeserver.core.signing import SigningKey
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import BadJSON, BadRequest, InvalidParam, RoomInUse
+from homeserver.errors import BadJSON, BadRequest, InvalidParam, LimitExceeded, RoomInUse
 from homeserver.randomness import Randomness
 from homeserver.services.profiles import Profiles
 from homeserver.storage import aliases, rooms
 from homeserver.storage.database import Database
 
 _MAX_INVITES = 100
+_MAX_ROOMS_AT_ONCE = 50
 _MAX_INITIAL_STATE = 200
 
 
@@ -113,21 +121,17 @@ class RoomCreation:
         alias = self._alias(wish)
         if alias is not None and await self._db.read(aliases.find_alias, alias) is not None:
             raise RoomInUse(f"{alias} is taken")
-        first = self._create_event(creator, version, preset, wish)
-        event = first.event
-        if event is None:
-            raise AssertionError("_create_event makes the event")
+        room_nid, create = await self._begin(creator, version, preset, wish)
+        room_id = create.room_id
         templates = [
-            first,
+            EventTemplate("m.room.create", creator, create.content, "", event=create),
             EventTemplate(MEMBER, creator, await self._member(creator, "join"), creator),
             EventTemplate(
                 "m.room.power_levels", creator, _power_levels(creator, version, preset, wish), ""
             ),
         ]
         if alias is not None:
-            templates.append(
-                EventTemplate("m.room.canonical_alias", creator, {"alias": alias}, "")
-            )
+            templates.append(EventTemplate("m.room.canonical_alias", creator, {"alias": alias}, ""))
         templates += _preset_state(creator, preset, wish)
         templates += _wished_state(creator, wish)
         for user_id in dict.fromkeys(wish.invite):
@@ -137,10 +141,6 @@ class RoomCreation:
             if wish.is_direct:
                 content["is_direct"] = True
             templates.append(EventTemplate(MEMBER, creator, content, user_id))
-        room_id = event.room_id
-        room_nid = await self._db.run(rooms.insert_room, room_id, version.id)
-        if room_nid is None:
-            raise AssertionError("a new room id is new")
         self._live_rooms.add(LiveRoom(room_nid, room_id, version))
         try:
             await self._author.send_all(room_id, templates)
@@ -161,9 +161,30 @@ class RoomCreation:
         except IdentifierInvalid as error:
             raise InvalidParam(f"room_alias_name: {error}") from error
 
-    def _create_event(
+    async def _begin(
         self, creator: UserID, version: RoomVersion, preset: _Preset, wish: RoomWish
-    ) -> EventTemplate:
+    ) -> tuple[int, Event]:
+        """Return the number of the new room and its first event.
+
+        From version 12 on the id is the hash of that event: rooms made alike in the same
+        millisecond would be one, so the next free millisecond is taken.
+        """
+        now_ms = self._maker.clock.now_ms()
+        for later_ms in range(_MAX_ROOMS_AT_ONCE):
+            event = self._create_event(creator, version, preset, wish, now_ms + later_ms)
+            room_nid = await self._db.run(rooms.insert_room, event.room_id, version.id)
+            if room_nid is not None:
+                return room_nid, event
+        raise LimitExceeded("Too many rooms at once; wait a little", retry_after_ms=1000)
+
+    def _create_event(
+        self,
+        creator: UserID,
+        version: RoomVersion,
+        preset: _Preset,
+        wish: RoomWish,
+        origin_server_ts: int,
+    ) -> Event:
         content: JsonObject = {**wish.creation_content, "room_version": version.id}
         if not version.implicit_room_creator:
             content["creator"] = creator
@@ -177,7 +198,7 @@ class RoomCreation:
             else RoomID(f"!{self._maker.randomness.token(18)}:{self._maker.server_name}")
         )
         try:
-            event = make_event(
+            return make_event(
                 version,
                 room_id=room_id,
                 type="m.room.create",
@@ -185,7 +206,7 @@ class RoomCreation:
                 state_key="",
                 content=content,
                 depth=1,
-                origin_server_ts=self._maker.clock.now_ms(),
+                origin_server_ts=origin_server_ts,
                 prev_events=[],
                 auth_events=[],
                 server_name=self._maker.server_name,
@@ -193,7 +214,6 @@ class RoomCreation:
             )
         except (EventMalformed, EventRejected) as error:
             raise BadJSON(f"creation_content: {error}") from error
-        return EventTemplate("m.room.create", creator, content, "", event=event)
 
     async def _member(self, user_id: UserID, membership: str) -> JsonObject:
         content: JsonObject = {"membership": membership}

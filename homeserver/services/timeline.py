@@ -162,9 +162,7 @@ class Timeline:
             return None
         return load_timeline_event(room.version, stored[0])
 
-    async def get_event(
-        self, user_id: UserID, room_id: RoomID, event_id: EventID
-    ) -> TimelineEvent:
+    async def get_event(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> TimelineEvent:
         """Raises NotFound when there is no such event or the user may not see it."""
         room = (await self._access.access_readable(user_id, room_id)).room
         found = await self.find_event(room, event_id)
@@ -192,11 +190,11 @@ class Timeline:
         )
         seen = set()
         for event in found:
-            if joined_from is not None and event.event_nid >= joined_from:  # 1
-                seen.add(event)
-            elif open_to_user and event.event_nid > unchanged_from:  # 2
-                seen.add(event)
-            elif await self._was_visible(user_id, room, event):  # 3
+            if (
+                (joined_from is not None and event.event_nid >= joined_from)
+                or (open_to_user and event.event_nid > unchanged_from)
+                or await self._was_visible(user_id, room, event)
+            ):  # 1
                 seen.add(event)
         return seen
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.storage.query import Txn, execute, fetch_value, find_value, list_rows
 
-GLOBAL = RoomID("")
-"""In the place of a room id: account data of no room."""
-
 
 @dataclass(frozen=True, slots=True)
 class AccountDatum:
     room_id: RoomID
+    """Empty: of no room."""
     type: str
     content: str
     """JSON text."""
@@ -77,4 +75,4 @@ def list_account_data(
 
 
 def max_position(txn: Txn) -> int:
-    return find_value(txn, int, "SELECT max(position) FROM account_data") or 0
+    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM account_data")

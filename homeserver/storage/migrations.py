@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import LiteralString, cast
 
 import psycopg2
 
@@ -105,7 +104,7 @@ def _check(applied: Sequence[Applied], known: Sequence[Migration]) -> None:
 
 
 def _apply(txn: Txn, migration: Migration) -> None:
-    txn.cursor.execute(cast("LiteralString", migration.sql))
+    txn.cursor.execute(migration.sql)
     execute(
         txn,
         "INSERT INTO applied_migrations (number, name, checksum) VALUES (%s, %s, %s)",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import UserID
-from homeserver.storage.query import Txn, execute, find_value, list_rows
+from homeserver.storage.query import Txn, execute, fetch_value, list_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +40,4 @@ def upsert_ruleset(txn: Txn, user_nid: int, ruleset: str, position: int) -> None
 
 def max_position(txn: Txn) -> int:
     """Positions are of the stream account_data."""
-    return find_value(txn, int, "SELECT max(position) FROM push_rules") or 0
+    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM push_rules")

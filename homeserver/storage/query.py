@@ -37,9 +37,7 @@ def fetch_value(txn: Txn, kind: type[T], sql: LiteralString, values: Values = ()
     return _typed(kind, row[0])
 
 
-def find_value(
-    txn: Txn, kind: type[T], sql: LiteralString, values: Values = ()
-) -> T | None:
+def find_value(txn: Txn, kind: type[T], sql: LiteralString, values: Values = ()) -> T | None:
     txn.cursor.execute(sql, values)
     row = txn.cursor.fetchone()
     return None if row is None or row[0] is None else _typed(kind, row[0])
@@ -57,16 +55,12 @@ def list_rows(txn: Txn, make: type[R], sql: LiteralString, values: Values = ()) 
     return [make(*_plain(row)) for row in txn.cursor]
 
 
-def list_values(
-    txn: Txn, kind: type[T], sql: LiteralString, values: Values = ()
-) -> list[T]:
+def list_values(txn: Txn, kind: type[T], sql: LiteralString, values: Values = ()) -> list[T]:
     txn.cursor.execute(sql, values)
     return [_typed(kind, row[0]) for row in txn.cursor]
 
 
-def list_tuples(
-    txn: Txn, sql: LiteralString, values: Values = ()
-) -> list[tuple[Any, ...]]:
+def list_tuples(txn: Txn, sql: LiteralString, values: Values = ()) -> list[tuple[Any, ...]]:
     txn.cursor.execute(sql, values)
     return [tuple(_plain(row)) for row in txn.cursor]
 

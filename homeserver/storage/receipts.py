@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.storage.events import decode_event_id
-from homeserver.storage.query import Txn, execute, find_value, list_rows
+from homeserver.storage.query import Txn, execute, fetch_value, list_tuples
 
 KINDS = {"m.read": 1, "m.read.private": 2}
+MAX_LOST = 100_000
+"""Positions that a crash can have lost, as commits do not wait for the disk: skip them, so that
+none is given out twice."""
 NAMES = {number: name for name, number in KINDS.items()}
 
 
@@ -69,9 +72,8 @@ def list_receipts(
     up_to: int = 2**63 - 1,
 ) -> list[Receipt]:
     """Return what `reader` may see of these rooms, changed last in (after, up_to]; oldest first."""
-    return list_rows(
+    rows = list_tuples(
         txn,
-        _receipt,
         """
         SELECT room_id, room_version, user_id, kind, thread_id, event_id, ts
           FROM receipts JOIN rooms USING (room_nid) JOIN users USING (user_nid)
@@ -80,20 +82,14 @@ def list_receipts(
          ORDER BY position""",
         (list(room_ids), after, up_to, KINDS["m.read"], reader),
     )
-
-
-def _receipt(
-    room_id: RoomID,
-    room_version: str,
-    user_id: UserID,
-    kind: int,
-    thread_id: str,
-    event_id: bytes,
-    ts: int,
-) -> Receipt:
-    decoded = decode_event_id(ROOM_VERSIONS[room_version], event_id)
-    return Receipt(room_id, user_id, NAMES[kind], thread_id, decoded, ts)
+    return [
+        Receipt(
+            room_id, user_id, NAMES[kind], thread_id,
+            decode_event_id(ROOM_VERSIONS[version], event_id), ts,
+        )
+        for room_id, version, user_id, kind, thread_id, event_id, ts in rows
+    ]  # fmt: skip
 
 
 def max_position(txn: Txn) -> int:
-    return find_value(txn, int, "SELECT max(position) FROM receipts") or 0
+    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM receipts")

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import RoomID
-from homeserver.storage.query import Txn, execute, find_row, find_value, insert_many, list_rows
+from homeserver.storage.query import (
+    Txn,
+    execute,
+    find_row,
+    find_value,
+    insert_many,
+    list_rows,
+    list_values,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +108,16 @@ def insert_public_room(txn: Txn, room_nid: int) -> None:
     execute(
         txn, "INSERT INTO public_rooms (room_nid) VALUES (%s) ON CONFLICT DO NOTHING", (room_nid,)
     )
+
+
+def list_moved_rooms(txn: Txn, after: int) -> list[RoomID]:
+    """Return the rooms with an event after this number."""
+    return [
+        RoomID(room_id)
+        for room_id in list_values(
+            txn,
+            str,
+            "SELECT room_id FROM room_heads JOIN rooms USING (room_nid) WHERE last_event > %s",
+            (after,),
+        )
+    ]

@@ -56,7 +56,8 @@ class DecodingFailed(Exception):
 def decode(kind: type[T], value: object, *, refuse_unknown: bool = False) -> T:
     """Build a `kind` from decoded JSON. Raises DecodingFailed with every problem found."""
     problems = Problems()
-    result = _decoder(kind)(value, "", problems)
+    decoder: Decoder = _decoder(typing.cast("Any", kind))
+    result = decoder(value, "", problems)
     found = [p for p in problems.found if refuse_unknown or not p.unknown]
     if found:
         raise DecodingFailed(found)
@@ -204,7 +205,7 @@ def _dataclass(kind: type) -> Decoder:
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
         )
         for field in dataclasses.fields(kind)
-        if field.init
+        if field.metadata.get("decoded", True)
     ]
     known = [wire for _, wire, _, _ in fields]
 

@@ -120,7 +120,14 @@ def endpoint(
     extra  why this operation exists though the specification does not know it (admin, unstable)
     """
     declaration = Declaration(
-        operation_id, method, path, auth, rate_limited, extra, tuple(also), wire or {},
+        operation_id,
+        method,
+        path,
+        auth,
+        rate_limited,
+        extra,
+        tuple(also),
+        wire or {},
         max_body_bytes,
     )
 

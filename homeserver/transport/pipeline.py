@@ -80,18 +80,23 @@ class BoundedRequest(Request):
     """
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
-        limit = typing.cast("BoundedSite", self.site).max_body_bytes
+        limit = self._limit()
         if length is not None and length > limit:
             self._refuse(limit)
             return
-        super().gotLength(length)
+        super().gotLength(length)  # type: ignore[no-untyped-call]  # Twisted has no types here
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
-        limit = typing.cast("BoundedSite", self.site).max_body_bytes
-        if self.content.tell() + len(data) > limit:
+        limit = self._limit()
+        received = self.content.tell() if self.content is not None else 0
+        if received + len(data) > limit:
             self._refuse(limit)
             return
-        super().handleContentChunk(data)
+        super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # Twisted has no types here
+
+    def _limit(self) -> int:
+        # `self.site` is set only when the whole request has been received.
+        return int(typing.cast("Any", self.channel).site.max_body_bytes)
 
     def _refuse(self, limit: int) -> None:
         body = orjson.dumps(TooLarge(f"The body is larger than {limit} bytes").body())
@@ -116,7 +121,7 @@ class BoundedSite(Site):
     requestFactory = BoundedRequest  # noqa: N815 - Twisted's name
 
     def __init__(self, resource: Resource, *, max_body_bytes: int, timeout_seconds: int) -> None:
-        super().__init__(resource, timeout=timeout_seconds)
+        super().__init__(resource, timeout=timeout_seconds)  # type: ignore[no-untyped-call]  # Twisted has no types here
         self.max_body_bytes = max_body_bytes
 
     def log(self, request: HttpRequest) -> None:
@@ -136,7 +141,7 @@ class Pipeline(Resource):
         randomness: Randomness,
         trust_forwarded: bool,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted has no types here
         self._router = router
         self._authenticate = authenticate
         self._count_request = count_request
@@ -152,11 +157,15 @@ class Pipeline(Resource):
     def _start(self, request: HttpRequest) -> None:
         logs.request_id.set(self._randomness.token(10))
         running = Deferred.fromCoroutine(self._run(request))
-        request.notifyFinish().addErrback(lambda _: running.cancel())
+        if request.method == b"GET":
+            # Only what reads is cut short when the client hangs up; what was begun is finished.
+            request.notifyFinish().addErrback(lambda _: running.cancel())
+        else:
+            request.notifyFinish().addErrback(lambda _: None)
 
         def failed(failure: Failure) -> None:
             if not failure.check(CancelledError, ConnectionDone, ConnectionLost):
-                logger.error("Pipeline failed", exc_info=_exc_info(failure))
+                logger.error("Pipeline failed", exc_info=failure.value)
 
         running.addErrback(failed)
 
@@ -208,7 +217,11 @@ class Pipeline(Resource):
         if access_logger.isEnabledFor(logging.INFO):
             access_logger.info(
                 "Answered method=%s operation=%s status=%d bytes=%d seconds=%.4f",
-                request.method.decode("ascii", "replace"), operation, status, len(body), seconds,
+                request.method.decode("ascii", "replace"),
+                operation,
+                status,
+                len(body),
+                seconds,
             )
 
     def _match(self, request: HttpRequest) -> tuple[Route | None, list[str]]:
@@ -250,7 +263,8 @@ class Pipeline(Resource):
                     arguments[parameter.name] = _decode_parameter(parameter, given[0])
             elif parameter.default is inspect.Parameter.empty:
                 raise MissingParam(f"Missing query parameter {parameter.wire}")
-        raw = request.content.read() if route.body_kind is not None or route.wants_request else b""
+        body = typing.cast("Any", request.content)
+        raw = body.read() if route.body_kind is not None or route.wants_request else b""
         if route.body_kind is not None:
             arguments["body"] = _decode_body(route.body_kind, raw)
         if route.wants_requester:
@@ -299,10 +313,6 @@ class Pipeline(Resource):
         if request.method != b"HEAD":
             request.write(body)
         request.finish()
-
-
-def _exc_info(failure: Failure) -> Any:
-    return (failure.type, failure.value, failure.getTracebackObject())
 
 
 def _unquote(raw: str) -> str:

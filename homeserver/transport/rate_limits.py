@@ -52,5 +52,7 @@ class RateLimits:
             self._buckets.popitem(last=False)
         if bucket.tokens < 1:
             wait = (1 - bucket.tokens) / per_second
-            raise LimitExceeded("Too many requests; wait a little", retry_after_ms=int(wait * 1000) + 1)
+            raise LimitExceeded(
+                "Too many requests; wait a little", retry_after_ms=int(wait * 1000) + 1
+            )
         bucket.tokens -= 1

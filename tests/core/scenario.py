@@ -9,7 +9,7 @@ from homeserver.core.event_auth import check_event_auth
 from homeserver.core.events import Event, make_event, reference_hash
 from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
 from homeserver.core.json_types import JsonObject
-from homeserver.core.room_versions import ROOM_VERSIONS
+from homeserver.core.room_versions import ROOM_VERSIONS, EventIDFormat
 from homeserver.core.signing import SigningKey
 
 ALICE = UserID("@alice:a.example")
@@ -33,6 +33,7 @@ class Room:
         self.version = ROOM_VERSIONS[version_id]
         self.state: dict[tuple[str, str], Event] = {}
         self.events: dict[EventID, Event] = {}
+        self.reference_hashes: dict[EventID, str] = {}
         content: JsonObject = {"room_version": version_id}
         if not self.version.implicit_room_creator:
             content["creator"] = ALICE
@@ -73,12 +74,14 @@ class Room:
             redacts=redacts,
             server_name=server_name_of(sender) or "",
             signing_key=KEY,
-            reference_hashes={key: reference_hash(known) for key, known in self.events.items()},
+            reference_hashes=self.reference_hashes,
         )
         for server_name in also_signed_by:
             signatures: Any = event.pdu["signatures"]
             signatures[server_name] = {KEY.key_id: "c2lnbmF0dXJl"}
         self.events[event.event_id] = event
+        if self.version.event_id_format is EventIDFormat.DOMAIN:
+            self.reference_hashes[event.event_id] = reference_hash(event)
         return event
 
     def put(

@@ -12,12 +12,14 @@ from homeserver.core.events import (
     compute_content_hash,
     parse_event,
     redact_event,
+    required_signers,
 )
+from homeserver.core.identifiers import EventID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.redaction import redact_pdu
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.core.signing import SigningKey, decode_base64, sign_json
-from tests.core.scenario import ALICE, ALL_VERSIONS, KEY, Room
+from tests.core.scenario import ALICE, ALL_VERSIONS, BOB, CAROL, KEY, Room, versions_between
 
 V1 = ROOM_VERSIONS["1"]
 VECTOR_KEY = SigningKey("ed25519:1", decode_base64("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1"))
@@ -177,3 +179,61 @@ def test_the_bytes_of_an_event_are_canonical() -> None:
     event = Room("11").make("m.room.message", ALICE, {"b": 1, "a": 2})
 
     assert event.pdu_bytes == encode_canonical_json(event.pdu)
+
+
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
+def test_attack_2_the_senders_server_must_sign(version_id: str) -> None:
+    room = Room(version_id)
+
+    assert required_signers(room.make("m.room.message", BOB)) == {"b.example"}
+    assert required_signers(room.create) == {"a.example"}
+
+
+@pytest.mark.parametrize("version_id", ["1", "2"])
+def test_attack_2_the_server_in_the_event_id_must_sign_in_versions_1_and_2(version_id: str) -> None:
+    event = Room(version_id).make("m.room.message", BOB)
+    event.event_id = EventID("$event:c.example")
+
+    assert required_signers(event) == {"b.example", "c.example"}
+
+
+@pytest.mark.parametrize("membership", ["join", "leave"])
+def test_attack_2_the_authorizing_server_must_sign_from_version_8_on(membership: str) -> None:
+    content: JsonObject = {"membership": membership, "join_authorised_via_users_server": CAROL}
+
+    for version_id in versions_between(8, 12):
+        event = Room(version_id).make("m.room.member", BOB, content, state_key=BOB)
+        assert required_signers(event) == {"b.example", "c.example"}
+    for version_id in versions_between(3, 7):
+        event = Room(version_id).make("m.room.member", BOB, content, state_key=BOB)
+        assert required_signers(event) == {"b.example"}
+
+
+@pytest.mark.parametrize("authorizer", [None, 3, "carol", [CAROL]])
+def test_attack_2_a_malformed_authorizer_names_no_server(authorizer: Any) -> None:
+    content: JsonObject = {"membership": "join", "join_authorised_via_users_server": authorizer}
+    event = Room("12").make("m.room.member", BOB, content, state_key=BOB)
+
+    assert required_signers(event) == {"b.example"}
+
+
+@pytest.mark.parametrize("version_id", versions_between(3, 12))
+def test_an_invite_by_third_party_id_may_come_from_any_server(version_id: str) -> None:
+    content: JsonObject = {"membership": "invite", "third_party_invite": {"signed": {}}}
+    room = Room(version_id)
+
+    assert required_signers(room.make("m.room.member", BOB, content, state_key=CAROL)) == set()
+    joining = content | {"membership": "join"}
+    assert required_signers(room.make("m.room.member", BOB, joining, state_key=BOB)) == {
+        "b.example"
+    }
+    assert required_signers(room.make("org.example", BOB, content)) == {"b.example"}
+
+
+def test_attack_2_a_third_party_invite_that_would_be_redacted_needs_its_senders_signature() -> None:
+    content: JsonObject = {"membership": "invite", "third_party_invite": {"signed": {}}}
+    event = Room("10").make("m.room.member", BOB, content, state_key=CAROL)
+    spoiled = parse_event(event.room_version, event.pdu | {"content": content | {"reason": "x"}})
+
+    assert redact_event(spoiled).content == {"membership": "invite"}
+    assert required_signers(spoiled) == {"b.example"}

@@ -18,6 +18,7 @@ from homeserver.core.events import (
     parse_event,
     redact_event,
     reference_hash,
+    restore_event,
     room_id_of_create,
 )
 from homeserver.core.identifiers import EventID, UserID
@@ -65,6 +66,23 @@ def test_a_made_event_survives_the_wire(version_id: str) -> None:
     assert parsed.prev_events == (room.create.event_id,)
     assert parsed.is_state
     assert check_content_hash(parsed)
+
+
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
+def test_a_stored_event_is_restored_as_it_was(version_id: str) -> None:
+    made = Room(version_id).make("m.room.topic", ALICE, {"topic": "Ünicode"}, state_key="")
+
+    restored = restore_event(made.room_version, made.event_id, made.pdu_bytes)
+
+    for name in Event.__slots__:
+        assert getattr(restored, name) == getattr(made, name), name
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}"])
+def test_what_was_never_an_event_is_not_restored(data: bytes) -> None:
+    for version_id in ("1", "12"):
+        with pytest.raises(EventMalformed):
+            restore_event(ROOM_VERSIONS[version_id], EventID("$event"), data)
 
 
 @pytest.mark.parametrize("version_id", ALL_VERSIONS)

@@ -83,6 +83,15 @@ def test_attack_2_wrong_signatures_are_refused(signatures: JsonObject) -> None:
         verify_signed_json({"signatures": signatures}, "domain", "ed25519:1", KEY.verify_key_base64)
 
 
+def test_attack_2_a_signature_of_other_bytes_cannot_carry_them_along() -> None:
+    message = b"{}"
+    signature = decode_base64(KEY.sign(b"prefix" + message)) + b"prefix"
+    signed: JsonObject = {"signatures": {"domain": {"ed25519:1": encode_base64(signature)}}}
+
+    with pytest.raises(SignatureInvalid):
+        verify_signed_json(signed, "domain", "ed25519:1", KEY.verify_key_base64)
+
+
 @pytest.mark.parametrize("key", ["", "A", "AAAA", "?", encode_base64(b"\0" * 32), "A" * 43])
 def test_attack_2_impossible_and_weak_keys_verify_nothing(key: str) -> None:
     zero_signature = encode_base64(b"\0" * 64)

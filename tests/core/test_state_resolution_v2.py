@@ -352,8 +352,9 @@ def test_attack_4_power_events_without_a_create_event_have_no_power(version_id: 
     )
     fork.state["m.room.join_rules", ""] = bare
 
-    # Ranked below the cited levels of the other event, the bare one is checked last and wins.
-    assert resolved(branch, fork)["m.room.join_rules", ""] in {rule.event_id, bare.event_id}
+    # Ranked behind Alice's true level, the bare one is checked last and thereby wins.
+    assert bare.origin_server_ts < rule.origin_server_ts
+    assert resolved(branch, fork)["m.room.join_rules", ""] == bare.event_id
 
 
 def test_the_auth_chain_of_events_includes_them_and_names_what_is_missing() -> None:

@@ -3,7 +3,7 @@
 spec: client-server-api/#device-management, v1.19.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from homeserver.core.identifiers import DeviceID
 from homeserver.core.json_types import JsonObject
@@ -21,13 +21,13 @@ class DeviceUpdate:
 
 @dataclass(frozen=True)
 class DeviceDeletion:
-    auth: JsonObject | None = None
+    auth: JsonObject | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class DevicesDeletion:
     devices: list[DeviceID]
-    auth: JsonObject | None = None
+    auth: JsonObject | None = field(default=None, repr=False)
 
 
 class DevicesAPI:

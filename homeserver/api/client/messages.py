@@ -159,9 +159,7 @@ class TimelineAPI:
             with_room_id(found.json_for(requester.user_id, requester.device_id), room_id)
         )
 
-    @endpoint(
-        "getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT
-    )
+    @endpoint("getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT)
     async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
         found = await self._state.list_state(requester.user_id, room_id)
         return RawJSON(_list(found, requester, room_id))
@@ -213,9 +211,7 @@ class TimelineAPI:
         "getJoinedMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/joined_members",
         auth=Auth.CLIENT,
     )  # fmt: skip
-    async def get_joined_members_by_room(
-        self, requester: Requester, room_id: RoomID
-    ) -> JsonObject:
+    async def get_joined_members_by_room(self, requester: Requester, room_id: RoomID) -> JsonObject:
         found = await self._state.list_joined(requester.user_id, room_id)
         joined: JsonObject = {}
         for member in found:

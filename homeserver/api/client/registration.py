@@ -33,7 +33,7 @@ class Registration:
     initial_device_display_name: str | None = None
     inhibit_login: bool = False
     refresh_token: bool = False
-    auth: JsonObject | None = None
+    auth: JsonObject | None = field(default=None, repr=False)
 
 
 class RegistrationAPI:

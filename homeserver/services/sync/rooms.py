@@ -101,9 +101,7 @@ class RoomParts:
 
     async def stripped_state(self, user_id: UserID, mine: RoomOfUser) -> bytes:
         """Return the JSON array shown to one who is invited or has knocked."""
-        return (
-            await self._db.read(memberships.find_stripped_state, user_id, mine.room_nid) or b"[]"
-        )
+        return await self._db.read(memberships.find_stripped_state, user_id, mine.room_nid) or b"[]"
 
     async def _part(
         self, wish: Wish, room: LiveRoom, *, after: int, up_to: int, is_new: bool
@@ -113,9 +111,7 @@ class RoomParts:
         limit = filters.timeline.clamp_limit(_DEFAULT_LIMIT, _MAX_LIMIT)
         span = await self._span(requester.user_id, room, after, up_to, limit)
         timeline = [
-            event
-            for event in span.timeline
-            if _allows(filters.timeline, event, room.room_id)
+            event for event in span.timeline if _allows(filters.timeline, event, room.room_id)
         ]
         whole = is_new or wish.full_state
         state = await self._state(wish, room, span, after=after, up_to=up_to, whole=whole)
@@ -217,9 +213,7 @@ class RoomParts:
         for event in room.recent:
             if event.event_nid > position and event.event_nid > room.recent_from:
                 return event.state_before
-        rows = await self._db.read(
-            events.list_stream_backwards, room.room_nid, position, 0, 1
-        )
+        rows = await self._db.read(events.list_stream_backwards, room.room_nid, position, 0, 1)
         return rows[0].state_after if rows else None
 
     async def _lazy(
@@ -240,9 +234,7 @@ class RoomParts:
         if whole:
             wanted |= {user_id, *_heroes(room, user_id)}
         kept = [event for event in state if event.event.type != MEMBER]
-        in_timeline = {
-            event.event.state_key for event in timeline if event.event.type == MEMBER
-        }
+        in_timeline = {event.event.state_key for event in timeline if event.event.type == MEMBER}
         members = await self._live_rooms.list_member_events(room, wanted - in_timeline)
         return kept + members
 

@@ -28,9 +28,7 @@ from homeserver.services.sync.rooms import RoomParts, Wish
 from homeserver.services.sync.token import SyncToken, current_token, parse_token
 from homeserver.services.sync.user_parts import UserParts
 
-_EMPTY_PART = (
-    b'"timeline":{"events":[],"limited":false,"prev_batch":%s},"state":{"events":[]}'
-)
+_EMPTY_PART = b'"timeline":{"events":[],"limited":false,"prev_batch":%s},"state":{"events":[]}'
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from homeserver.core.identifiers import DeviceID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.requester import Requester
@@ -30,7 +29,6 @@ class UserParts:
     def __init__(
         self,
         user_rooms: UserRooms,
-        live_rooms: LiveRooms,
         to_device: ToDevice,
         device_lists: DeviceLists,
         e2e_keys: E2EKeys,
@@ -38,7 +36,6 @@ class UserParts:
         max_to_device: int,
     ) -> None:
         self._user_rooms = user_rooms
-        self._live_rooms = live_rooms
         self._to_device = to_device
         self._device_lists = device_lists
         self._e2e_keys = e2e_keys
@@ -111,5 +108,3 @@ class UserParts:
             if not await self._user_rooms.share_a_room(user_id, member):
                 left.add(member)
         return sorted(changed - left), sorted(left)
-
-

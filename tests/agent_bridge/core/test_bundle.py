@@ -274,7 +274,7 @@ def test_a_malformed_bundle_fails_and_says_why(
 ) -> None:
     value = decode_payload(encode_bundle(bundle(ANNA)), 10**6)
 
-    assert failures(encode_payload(change(value))) == {reason}
+    assert failures(encode_payload(change(value), 10**6)) == {reason}
 
 
 def test_a_bundle_that_is_no_json_fails() -> None:

@@ -1,6 +1,7 @@
 """Strict bytes: encoding, base64, identifiers, keys (attack cases 28 to 32 and 34)."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -210,6 +211,8 @@ def test_keys_round_trip_through_text() -> None:
 def test_a_payload_that_is_too_large_is_refused_before_it_is_parsed() -> None:
     with refusing(Reason.PAYLOAD_TOO_LARGE):
         decode_payload(b"[" * (MAX_PAYLOAD_BYTES + 1))
+    with refusing(Reason.PAYLOAD_TOO_LARGE):
+        encode_payload({"a": "b" * MAX_PAYLOAD_BYTES})
 
 
 def test_a_payload_that_is_no_object_or_holds_a_float_is_refused() -> None:
@@ -243,6 +246,13 @@ def test_a_field_of_the_wrong_type_is_refused(value: JsonValue, read: str) -> No
 
     with refusing(Reason.FIELD_INVALID):
         getattr(fields, read)("a")
+
+
+def test_the_protocol_document_lists_every_reason() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "cosign-protocol.md").read_text()
+
+    for reason in Reason:
+        assert f"| `{reason.value}` | {reason.sentence} |" in document
 
 
 def test_every_reason_has_a_code_like_its_name_and_a_sentence() -> None:

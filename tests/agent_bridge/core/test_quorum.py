@@ -170,6 +170,15 @@ def test_attack_41_a_missing_zero_or_weak_threshold_is_refused(
         check_need_floor(need, tier)
 
 
+def test_attack_41_a_frozen_draft_with_a_zero_or_weak_threshold_gets_no_quorum() -> None:
+    zero, weak = frozen(need=Need(0)), frozen(Tier.T3, need=Need(1))
+
+    with refusing(Reason.NEED_ZERO):
+        evaluate(zero, ANNA.verified(zero))
+    with refusing(Reason.NEED_TOO_WEAK):
+        evaluate(weak, ANNA.verified(weak))
+
+
 def test_the_floor_itself_and_anything_stronger_is_accepted() -> None:
     check_need_floor(None, Tier.T0)
     for tier, need in FLOOR_NEEDS.items():

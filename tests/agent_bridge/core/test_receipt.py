@@ -14,6 +14,7 @@ from agent_bridge.core.output_chain import (
 from agent_bridge.core.pae import PayloadType, ReceiptID, encode_pae, receipt_id_of
 from agent_bridge.core.payload import decode_payload, encode_payload
 from agent_bridge.core.receipt import (
+    ChangedFile,
     Outcome,
     SignedReceipt,
     check_receipt,
@@ -41,6 +42,7 @@ from tests.agent_bridge.core.receipts import (
 from tests.agent_bridge.core.refusing import refusing
 from tests.agent_bridge.core.samples import (
     ANNA,
+    DIGEST,
     DURING,
     EVE,
     GATE,
@@ -128,6 +130,15 @@ def test_attack_94_a_receipt_that_contradicts_itself_is_neither_written_nor_read
     assert isinstance(outcome, dict)
     with refusing(Reason.RECEIPT_OUTCOME_UNTRUE):
         parse_receipt(encode_payload({**value, "outcome": {**outcome, "state": "ambiguous"}}))
+
+
+def test_a_receipt_too_large_to_be_read_is_not_written() -> None:
+    files = tuple(ChangedFile(b"/w/%d" % number, DIGEST, DIGEST) for number in range(300))
+    made = receipt(changed_files=files[:50], omitted_files=250)
+
+    assert parse_receipt(encode_receipt(made)) == made
+    with refusing(Reason.PAYLOAD_TOO_LARGE):
+        encode_receipt(receipt(changed_files=files))
 
 
 def test_attack_90_a_forged_receipt_is_refused() -> None:

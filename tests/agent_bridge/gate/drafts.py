@@ -14,7 +14,9 @@ from agent_bridge.core.draft import (
 )
 from agent_bridge.core.ed25519 import PublicKey
 from agent_bridge.core.frozen_draft import FrozenDraft, freeze_draft
+from agent_bridge.core.output_chain import empty_chain
 from agent_bridge.core.pae import digest_of
+from agent_bridge.core.receipt import Receipt, SignedReceipt, encode_receipt
 from agent_bridge.core.states import Event
 from agent_bridge.core.tiers import Tier
 from agent_bridge.gate.executor import Execution, Executor
@@ -34,7 +36,10 @@ from agent_bridge.gate.secrets_store import SecretStore
 from agent_bridge.gate.store import Store, create_store
 
 NOW = 1_790_000_000_000
-GATE_KEY = PublicKey(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
+LIMITS = Limits(20_000, 100_000)
+GATE_KEY = PublicKey(
+    bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+)
 
 
 def make_draft(
@@ -83,7 +88,7 @@ class Gate:
         self,
         request: ExecRequest | ScriptRequest,
         profile: str = "read",
-        limits: Limits = Limits(20_000, 100_000),
+        limits: Limits = LIMITS,
     ) -> Approved:
         """Freeze, draft, store and approve a request, as if the quorum had been met."""
         action = freeze_action(request, self.workspace, secret_names=self.secrets.names())
@@ -128,18 +133,14 @@ class Gate:
         text: str,
         profile: str = "read",
         interpreter: bytes = b"sh",
-        limits: Limits = Limits(20_000, 100_000),
+        limits: Limits = LIMITS,
     ) -> Execution:
         """Run a shell script; the output is in `output`."""
         self.chunks.clear()
-        return self.run(
-            self.approve(ScriptRequest(interpreter, text.encode()), profile, limits)
-        )
+        return self.run(self.approve(ScriptRequest(interpreter, text.encode()), profile, limits))
 
 
-def make_gate(
-    directory: Path, protected: Sequence[Path] = (), **profiles: SandboxProfile
-) -> Gate:
+def make_gate(directory: Path, protected: Sequence[Path] = (), **profiles: SandboxProfile) -> Gate:
     """Build a gate below a directory. The caller closes the store."""
     sandbox = probe_sandbox()
     assert isinstance(sandbox, SandboxReady), sandbox
@@ -154,3 +155,28 @@ def make_gate(
     known = {**PROFILES, **profiles}
     executor = Executor(store, secrets, sandbox, workspace, now_ms=lambda: NOW, profiles=known)
     return Gate(store, root, workspace, executor, sandbox, secrets=secrets, profiles=known)
+
+
+def make_receipt(frozen: FrozenDraft, execution: Execution) -> SignedReceipt:
+    """Make a receipt as the daemon would, with an empty signature."""
+    draft = frozen.draft
+    return SignedReceipt(
+        encode_receipt(
+            Receipt(
+                gate_key=draft.gate.key,
+                host=draft.gate.host,
+                sequence=1,
+                previous=None,
+                draft_id=frozen.draft_id,
+                policy=draft.policy,
+                pins=draft.pins,
+                decisions=(),
+                outcome=execution.outcome,
+                executed=execution.executed,
+                changed_files=execution.changed_files or (),
+                output=empty_chain(frozen.draft_id),
+                issued_at=NOW,
+            )
+        ),
+        bytes(64),
+    )

@@ -18,7 +18,7 @@ from agent_bridge.gate.executor_run import Ending
 from agent_bridge.gate.freezing import ScriptRequest
 from agent_bridge.gate.sandbox_profiles import PROFILES
 from agent_bridge.gate.store import AlreadyConsumed, open_store
-from tests.agent_bridge.gate.drafts import NOW, Gate
+from tests.agent_bridge.gate.drafts import NOW, Gate, make_receipt
 
 COUNT = b"echo ran >> runs.txt\n"
 PATIENCE_SECONDS = 20
@@ -159,7 +159,38 @@ def test_a_sandbox_that_cannot_be_set_up_fails_the_draft(gate: Gate) -> None:
     execution = gate.run(approved)
 
     assert (execution.ending, execution.event) == (Ending.LAUNCH_FAILED, Event.FAILED)
+    assert (execution.started_at, execution.executed) == (None, None)
     assert runs(gate.root) == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [("exit 0", State.DONE), ("exit 3", State.FAILED), ("kill -9 $$", State.FAILED)],
+)
+def test_an_execution_becomes_a_receipt_the_store_accepts(
+    gate: Gate, script: str, state: State
+) -> None:
+    approved = gate.approve(ScriptRequest(b"sh", script.encode()))
+    execution = gate.run(approved)
+
+    receipt = make_receipt(approved.frozen, execution)
+    gate.store.append_receipt(receipt, execution.event, NOW)
+
+    draft = gate.store.find_draft(approved.frozen.draft_id)
+    assert draft is not None
+    assert draft.state is state
+
+
+def test_a_run_that_was_never_let_go_becomes_a_receipt_too(gate: Gate) -> None:
+    approved = gate.approve(ScriptRequest(b"sh", COUNT))
+    gate.stop = asyncio.Event()
+    execution = asyncio.run(gate.execute(approved, recheck=gate.stop.set))
+
+    gate.store.append_receipt(make_receipt(approved.frozen, execution), execution.event, NOW)
+
+    draft = gate.store.find_draft(approved.frozen.draft_id)
+    assert draft is not None
+    assert draft.state is State.REVOKED
 
 
 def test_a_writable_run_reports_which_files_it_changed(gate: Gate) -> None:

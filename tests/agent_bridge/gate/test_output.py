@@ -216,6 +216,32 @@ def test_a_secret_reaches_the_action_but_neither_draft_nor_output(gate: Gate) ->
     assert execution.output.redactions == 2
 
 
+def test_attack_61_a_secret_stands_in_no_process_list(gate: Gate) -> None:
+    put_secret(gate, "token", SECRET)
+    request = ScriptRequest(b"sh", b"echo up\n", environment={"TOKEN": EnvSecret("token")})
+    lists: list[bytes] = []
+
+    async def look(chunk: OutputChunk) -> None:
+        lists.extend(_process_lists())
+
+    asyncio.run(
+        gate.executor.execute(
+            gate.approve(request, "sealed"),
+            recheck=lambda: None,
+            sink=look,
+            stop=asyncio.Event(),
+            chunk_interval=0,
+        )
+    )
+
+    assert lists
+    assert not any(SECRET in line for line in lists)
+
+
+def _process_lists() -> list[bytes]:
+    return [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+
+
 def test_a_writable_workspace_gets_no_secrets(gate: Gate) -> None:
     put_secret(gate, "token", SECRET)
     request = ScriptRequest(b"sh", b"env\n", environment={"TOKEN": EnvSecret("token")})

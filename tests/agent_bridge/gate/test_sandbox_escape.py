@@ -53,9 +53,7 @@ def listener() -> Iterator[int]:
 def python(gate: Gate, code: str, profile: str = "read") -> str:
     """Run Python inside; an OSError is printed by its name."""
     wrapped = f"import errno, os, socket\ntry:\n{_indent(code)}\nexcept OSError as e:\n"
-    gate.script(
-        wrapped + "    print(errno.errorcode[e.errno])\n", profile, interpreter=b"python3"
-    )
+    gate.script(wrapped + "    print(errno.errorcode[e.errno])\n", profile, interpreter=b"python3")
     return gate.output.strip()
 
 
@@ -83,9 +81,7 @@ def test_attack_61_gate_files_below_a_readable_system_directory_are_hidden(
     hidden.mkdir(parents=True)
     (hidden / "key").write_text("EVIL")
     (tmp_path / "system" / "program").write_text("visible")
-    open_wide = replace(
-        PROFILES["read"], name="wide", read_only=("/usr", str(tmp_path / "system"))
-    )
+    open_wide = replace(PROFILES["read"], name="wide", read_only=("/usr", str(tmp_path / "system")))
     gate = make_gate(tmp_path, protected=[hidden], wide=open_wide)
 
     gate.script(f"cat {tmp_path}/system/program {hidden}/key 2>&1", "wide")
@@ -176,7 +172,9 @@ def test_attack_61_the_gates_memory_cannot_be_opened(gate: Gate) -> None:
 
 
 def test_attack_61_no_user_namespace_and_no_capability(gate: Gate) -> None:
-    gate.script("unshare -U true 2>&1; grep -E '^(Cap(Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status")
+    gate.script(
+        "unshare -U true 2>&1; grep -E '^(Cap(Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status"
+    )
 
     refused, *status = gate.output.splitlines()
     assert refused.startswith("unshare:")
@@ -263,9 +261,20 @@ def test_memory_is_limited(small: Gate) -> None:
 
 
 def test_processes_are_limited(small: Gate) -> None:
-    code = "import os, time\nn = 0\ntry:\n    while n < 1000:\n        if os.fork() == 0:\n            time.sleep(60)\n        n += 1\nexcept OSError: pass\nprint(n)"
+    fork_bomb = """
+import os, time
+count = 0
+try:
+    while count < 1000:
+        if os.fork() == 0:
+            time.sleep(60)
+        count += 1
+except OSError:
+    pass
+print(count)
+"""
 
-    execution = small.script(code + "\n", "small", interpreter=b"python3")
+    execution = small.script(fork_bomb, "small", interpreter=b"python3")
 
     if not execution.process_count_enforced:
         pytest.skip("root without process control groups")

@@ -4,6 +4,7 @@ It serves what the client asks for, honestly until a test edits `rooms`, `to_dev
 tables, or adds a function to `rewrite_answers`.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ class HostileServer:
     serve_messages: Serve | None = None
     requests: list[Request] = field(default_factory=list)
     rewrite_answers: list[Rewrite] = field(default_factory=list)
+    queries_under_way: int = 0
+    most_queries_under_way: int = 0
 
     # For tests
 
@@ -309,4 +312,10 @@ class ServedTransport(Transport):
         self._who = (user_id, device_id)
 
     async def send(self, request: Request) -> JsonObject:
-        return self._server.answer(*self._who, request)
+        is_query = request.path[3:] == ("keys", "query")
+        server = self._server
+        server.queries_under_way += is_query
+        server.most_queries_under_way = max(server.queries_under_way, server.most_queries_under_way)
+        await asyncio.sleep(0)
+        server.queries_under_way -= is_query
+        return server.answer(*self._who, request)

@@ -115,6 +115,22 @@ def test_a_room_key_is_replaced_when_a_device_goes(stage: Stage) -> None:
     asyncio.run(scenario())
 
 
+def test_a_room_key_is_replaced_when_somebody_left_and_came_back(stage: Stage) -> None:
+    async def scenario() -> None:
+        alice, bob, room_id = await meet(stage)
+        await alice.send_message(room_id, "one", encrypt=True)
+        first = session_of(alice, room_id)
+        await bob.leave(room_id)
+        await bob.join(room_id)
+        await stage.sync(alice)
+
+        await alice.send_message(room_id, "two", encrypt=True)
+
+        assert session_of(alice, room_id) != first
+
+    asyncio.run(scenario())
+
+
 def test_who_may_have_got_a_key_is_known_even_when_sending_it_failed(stage: Stage) -> None:
     async def scenario() -> None:
         alice, bob, room_id = await meet(stage)

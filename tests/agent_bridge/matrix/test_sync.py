@@ -210,6 +210,21 @@ def test_a_failed_key_query_fails_the_sync_and_the_next_one_delivers(stage: Stag
     asyncio.run(scenario())
 
 
+def test_what_is_kept_for_redelivery_goes_with_the_acknowledgement(stage: Stage) -> None:
+    async def scenario() -> None:
+        alice, bob, room_id = await meet(stage)
+        await alice.send_message(room_id, "one", encrypt=True)
+        kept = "SELECT count(*) FROM to_device_done"
+
+        batch = await bob.sync_once(0)
+        assert bob._store.find_row(kept) == (1,)
+        await bob.acknowledge(batch)
+
+        assert bob._store.find_row(kept) == (0,)
+
+    asyncio.run(scenario())
+
+
 def test_history_is_decrypted_like_the_timeline(stage: Stage) -> None:
     async def scenario() -> None:
         alice, bob, room_id = await meet(stage)

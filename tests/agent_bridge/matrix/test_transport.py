@@ -20,6 +20,7 @@ from agent_bridge.matrix.transport import Request, Transport
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 READ = Request("GET", ("_matrix", "x"), {}, timeout_seconds=5)
+QUERY = Request("POST", ("_matrix", "x"), {}, {}, timeout_seconds=5)
 CREATE = Request("POST", ("_matrix", "x"), {}, {}, repeatable=False, timeout_seconds=5)
 
 
@@ -86,13 +87,13 @@ def test_an_answer_comes_back_with_the_token_sent_and_the_path_escaped() -> None
 def test_a_failing_server_is_asked_again() -> None:
     async def scenario() -> None:
         script = Script(
+            None,
             refusal(500, "M_UNKNOWN"),
             web.Response(status=502, text="<html>"),
-            None,
             web.json_response({}),
         )
         async with served(script.answer) as (transport, delays):
-            assert await transport.send(READ) == {}
+            assert await transport.send(QUERY) == {}
 
         assert len(delays) == 3
         assert all(0 < delay <= 30 for delay in delays)

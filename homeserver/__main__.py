@@ -1,0 +1,165 @@
+"""Commands: run · migrate · routes · make-config.
+
+`python -m homeserver run --config homeserver.yaml`
+"""
+
+import argparse
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg2
+
+from homeserver.config import Config, ConfigInvalid, example_config, load_config
+from homeserver.engine.server_keys import SigningKeyUnusable, load_signing_key
+from homeserver.logs import start_logging
+from homeserver.randomness import Randomness
+from homeserver.services.appservices import load_appservices
+from homeserver.storage.embedded import EmbeddedPostgres, PostgresUnusable
+from homeserver.storage.migrations import MigrationRefused, migrate
+
+logger = logging.getLogger(__name__)
+
+_EXIT_CONFIG = 2
+_EXIT_START = 3
+
+
+class StartRefused(Exception):
+    """The message is one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m homeserver", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, summary in (
+        ("run", "run the server"),
+        ("migrate", "bring the database up to date and stop"),
+        ("routes", "print every operation: id, method, path, authentication, file:line"),
+    ):
+        command = commands.add_parser(name, help=summary)
+        command.add_argument("--config", type=Path, default=Path("homeserver.yaml"))
+    commands.add_parser("make-config", help="print a commented configuration")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "make-config":
+            sys.stdout.write(example_config())
+            return 0
+        config = load_config(chosen.config)
+        if chosen.command == "run":
+            return _run(config)
+        if chosen.command == "routes":
+            return _print_routes(config)
+        return _migrate(config)
+    except ConfigInvalid as error:
+        print(error, file=sys.stderr)
+        return _EXIT_CONFIG
+    except (StartRefused, SigningKeyUnusable, MigrationRefused, PostgresUnusable) as error:
+        print(error, file=sys.stderr)
+        return _EXIT_START
+
+
+def _run(config: Config) -> int:
+    start_logging(config.logging.level, config.logging.file)
+    _check_data_directory(config)
+    listening = _bind(config)
+    signing_key = load_signing_key(config.path(config.server.signing_key_file), Randomness())
+    appservices = load_appservices(
+        [config.path(file) for file in config.appservices.registration_files], config.server.name
+    )
+    postgres = _embedded(config)
+    try:
+        url = _database_url(config, postgres)
+        applied = _migrated(config, url)
+        for name in applied:
+            logger.info("Applied migration name=%s", name)
+        # The reactor is installed by the first import of it, so this comes last.
+        from homeserver.process import run_server  # noqa: PLC0415
+
+        return run_server(config, url, signing_key, appservices, listening)
+    finally:
+        if postgres is not None:
+            postgres.stop()
+
+
+def _migrate(config: Config) -> int:
+    postgres = _embedded(config)
+    try:
+        for name in _migrated(config, _database_url(config, postgres)):
+            print(f"applied {name}")
+    finally:
+        if postgres is not None:
+            postgres.stop()
+    print("The database is up to date.")
+    return 0
+
+
+def _print_routes(config: Config) -> int:
+    from homeserver.process import list_routes  # noqa: PLC0415 - see _run
+
+    for line in list_routes(config):
+        print(line)
+    return 0
+
+
+def _embedded(config: Config) -> EmbeddedPostgres | None:
+    if config.database.url is not None:
+        return None
+    return EmbeddedPostgres(config.path(config.server.data_directory) / "postgres")
+
+
+def _database_url(config: Config, postgres: EmbeddedPostgres | None) -> str:
+    if postgres is not None:
+        return postgres.start()
+    assert config.database.url is not None
+    return config.database.url
+
+
+def _migrated(config: Config, url: str) -> list[str]:
+    try:
+        return migrate(url, config.server.name)
+    except psycopg2.OperationalError as error:
+        raise StartRefused(
+            f"The database does not answer: {str(error).strip()}. Check database.url and that "
+            "PostgreSQL is running."
+        ) from error
+
+
+def _check_data_directory(config: Config) -> None:
+    folder = config.path(config.server.data_directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise StartRefused(
+            f"Cannot write to {folder} ({error.strerror}): give this user the folder, or set "
+            "server.data_directory to another one."
+        ) from error
+
+
+def _bind(config: Config) -> socket.socket:
+    """Take the port before anything else is started, so that a taken one is said at once."""
+    address = (config.listen.address, config.listen.port)
+    family = socket.AF_INET6 if ":" in config.listen.address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise StartRefused(
+            f"Cannot listen on {address[0]}:{address[1]} ({error.strerror}): stop what uses the "
+            "port, or set listen.port to another one."
+        ) from error
+    listening.listen(1024)
+    listening.setblocking(False)
+    return listening
+
+
+if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 50)
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Read receipts and read markers: up to where a user has read a room.
+
+spec: client-server-api/#receipts, #read-and-unread-markers, v1.19
+Invariant: a receipt names an event of its room and thread, never moves back, and a private one
+leaves here for its owner alone.
+"""
+
+from collections.abc import Collection
+
+from homeserver.clock import Clock
+from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.json_types import JsonObject
+from homeserver.engine.change_feed import ChangeFeed
+from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.errors import InvalidParam, NotFound
+from homeserver.services.account_data import AccountData
+from homeserver.services.room_access import RoomAccess
+from homeserver.services.timeline import Timeline
+from homeserver.storage import receipts
+from homeserver.storage.database import Database
+from homeserver.storage.events import encode_event_id
+from homeserver.storage.receipts import NewReceipt, Receipt
+
+READ = "m.read"
+PRIVATE_READ = "m.read.private"
+MAIN_THREAD = "main"
+UNTHREADED = ""
+_MAX_HOPS = 3
+
+
+class Receipts:
+    """Public receipts are changes of their room, private ones of their user."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        feed: ChangeFeed,
+        access: RoomAccess,
+        timeline: Timeline,
+        account_data: AccountData,
+    ) -> None:
+        self._db = database
+        self._clock = clock
+        self._feed = feed
+        self._access = access
+        self._timeline = timeline
+        self._account_data = account_data
+
+    # --- writing
+
+    async def set_read(
+        self, user_id: UserID, room_id: RoomID, kind: str, event_id: EventID, thread_id: str
+    ) -> None:
+        """Say that the user has read up to an event; of an older one than before nothing changes.
+
+        kind       READ or PRIVATE_READ
+        thread_id  UNTHREADED, MAIN_THREAD or the event id of the thread's root
+        Raises Forbidden for those not in the room, NotFound, and InvalidParam when the event is
+        not in the thread.
+        """
+        room = await self._access.access_joined(user_id, room_id)
+        event = await self._get_event(room, event_id)
+        if thread_id != UNTHREADED and not await self._is_in_thread(room, event, thread_id):
+            raise InvalidParam("The event is not in this thread")
+        receipt = NewReceipt(
+            room_nid=room.room_nid,
+            user_id=user_id,
+            kind=kind,
+            thread_id=thread_id,
+            event_nid=event.event_nid,
+            event_id=encode_event_id(room.version, event_id),
+            ts=self._clock.now_ms(),
+        )
+
+        async def transaction(position: int) -> bool:
+            return await self._db.run(receipts.upsert_receipt, receipt, position)
+
+        await self._feed.write(room_id if kind == READ else user_id, transaction)
+
+    async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
+        """Put the user's read marker. Raises Forbidden and NotFound."""
+        room = await self._access.access_joined(user_id, room_id)
+        await self._get_event(room, event_id)
+        await self._account_data.set_fully_read(user_id, room_id, event_id)
+
+    async def _get_event(self, room: LiveRoom, event_id: EventID) -> TimelineEvent:
+        event = await self._timeline.find_event(room, event_id)
+        if event is None:
+            raise NotFound("There is no such event in this room")
+        return event
+
+    async def _is_in_thread(self, room: LiveRoom, event: TimelineEvent, thread_id: str) -> bool:
+        """Follow the relations of the event, a few steps, to its thread.
+
+        The root of a thread, and what relates to the root, is in the main timeline; a receipt of
+        the thread may name it all the same, as where the thread begins.
+        """
+        current: TimelineEvent | None = event
+        for _ in range(_MAX_HOPS + 1):
+            if current is None:
+                break
+            if current.event.event_id == thread_id:
+                return True
+            relation = current.event.content.get("m.relates_to")
+            if not isinstance(relation, dict) or not isinstance(relation.get("event_id"), str):
+                break
+            parent = EventID(str(relation["event_id"]))
+            if relation.get("rel_type") == "m.thread":
+                return parent == thread_id
+            current = await self._timeline.find_event(room, parent)
+        return thread_id == MAIN_THREAD
+
+    # --- for sync
+
+    async def changes(
+        self, room_ids: Collection[RoomID], after: int, up_to: int, reader: UserID
+    ) -> dict[RoomID, JsonObject]:
+        """Return the content of m.receipt by room, of what changed last in (after, up_to]."""
+        asked = list(room_ids)
+        if not self._feed.has_changed(reader, after):
+            asked = [room_id for room_id in asked if self._feed.has_changed(room_id, after)]
+        if not asked:
+            return {}
+        return _contents(await self._db.read(receipts.list_receipts, asked, reader, after, up_to))
+
+    async def initial(
+        self, room_ids: Collection[RoomID], reader: UserID
+    ) -> dict[RoomID, JsonObject]:
+        """Return the content of m.receipt by room, with all that `reader` may see."""
+        if not room_ids:
+            return {}
+        return _contents(await self._db.read(receipts.list_receipts, list(room_ids), reader))
+
+
+def _contents(found: list[Receipt]) -> dict[RoomID, JsonObject]:
+    """Group receipts as clients read them.
+
+    NOTSPEC: of two receipts of one user and kind for one event, which the format cannot hold in
+    one m.receipt, the unthreaded is told (it says more), else the newer.
+    """
+    contents: dict[RoomID, dict[EventID, dict[str, dict[UserID, JsonObject]]]] = {}
+    for receipt in found:
+        of_event = contents.setdefault(receipt.room_id, {}).setdefault(receipt.event_id, {})
+        of_kind = of_event.setdefault(receipt.kind, {})
+        told = of_kind.get(receipt.user_id)
+        if told is None or "thread_id" in told:
+            of_kind[receipt.user_id] = (
+                {"ts": receipt.ts, "thread_id": receipt.thread_id}
+                if receipt.thread_id
+                else {"ts": receipt.ts}
+            )
+    return contents  # type: ignore[return-value]  # nested dicts of JSON, which are invariant

@@ -1,0 +1,87 @@
+"""Sessions, where requests overlap."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from homeserver.background import Background
+from homeserver.core.identifiers import DeviceID, UserID
+from homeserver.errors import UnknownToken
+from homeserver.services.accounts import NewAccount, register_txn
+from homeserver.services.devices import Devices
+from homeserver.services.sessions import NewSession, Sessions
+from homeserver.storage import accounts
+from tests.database import InlineDatabase
+from tests.homeserver import Homeserver, SteadyRandomness
+
+ALICE = UserID("@alice:hs.test")
+PHONE = DeviceID("PHONE")
+
+
+class SlowDatabase:
+    """Answers reads, already done, only when it is let."""
+
+    def __init__(self, database: InlineDatabase) -> None:
+        self._database = database
+        self.run = database.run
+        self.held: list[Callable[[], object]] | None = None
+
+    def read(self, function: Any, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        result = self._database.read(function, *args, **kwargs)
+        if self.held is None:
+            return result
+        answer: Deferred[Any] = Deferred()
+        self.held.append(lambda: result.chainDeferred(answer))
+        return answer
+
+    def close(self) -> None:
+        return
+
+
+def start(coroutine: Any) -> list[Any]:
+    results: list[Any] = []
+    Deferred.fromCoroutine(coroutine).addBoth(results.append)
+    return results
+
+
+async def ignored(_user_id: UserID, _device_ids: Sequence[DeviceID]) -> None:
+    return
+
+
+def test_session_that_ends_while_it_is_read_is_refused_afterwards(
+    homeserver: Homeserver, database: InlineDatabase
+) -> None:
+    slow = SlowDatabase(database)
+    clock, randomness = homeserver.clock, SteadyRandomness()
+    sessions = Sessions(slow, clock, randomness, Background(clock, randomness))
+    devices = Devices(slow, sessions, device_data=[], changed=ignored)
+    grant = sessions.make_grant(NewSession(PHONE))
+    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+
+    reads: list[Callable[[], object]] = []
+    slow.held = reads
+    overlapping = start(sessions.authenticate(grant.access_token, {}))
+    slow.held = None
+    start(devices.delete(ALICE, [PHONE]))
+    reads[0]()
+
+    assert overlapping[0].user_id == ALICE
+    assert start(sessions.authenticate(grant.access_token, {}))[0].check(UnknownToken)
+
+
+def test_session_is_looked_up_again_after_a_minute(
+    homeserver: Homeserver, database: InlineDatabase
+) -> None:
+    clock, randomness = homeserver.clock, SteadyRandomness()
+    sessions = Sessions(database, clock, randomness, Background(clock, randomness))
+    grant = sessions.make_grant(NewSession(PHONE))
+    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+    assert start(sessions.authenticate(grant.access_token, {}))[0].device_id == PHONE
+    account: list[Any] = []
+    database.read(accounts.find_account, ALICE).addBoth(account.append)
+    database.run(accounts.update_deactivated, account[0].user_nid, 1)  # nobody told `sessions`
+
+    homeserver.advance(61)
+
+    assert start(sessions.authenticate(grant.access_token, {}))[0].check(UnknownToken)
