@@ -1,6 +1,40 @@
-# make run · make test · make lint · make demo · make bench
+# make run   start everything and say what to do next
+# make test  every test · make lint · make demo · make bench
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 
-.PHONY: run test lint demo bench install format
+.PHONY: run test lint format demo bench lock schema
+
+run: .venv/.run
+	@$(BIN)/python -m tools.run
+
+demo: .venv/.run
+	@$(BIN)/python -m tools.demo
+
+test: .venv/.test
+	$(BIN)/pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest tests/architecture
+
+format: .venv/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/.test
+	$(BIN)/python -m benchmarks.run
+
+# Write the versions in use into constraints.txt, after an upgrade that passed the tests.
+lock: .venv/.test
+	$(BIN)/pip freeze --exclude-editable > constraints.txt
+
+.venv/.run: setup.cfg constraints.txt tools/install
+	@PYTHON=$(PYTHON) sh tools/install .
+	@touch $@
+
+.venv/.test: setup.cfg constraints.txt tools/install
+	@PYTHON=$(PYTHON) sh tools/install '.[lint,test]'
+	@touch .venv/.run $@

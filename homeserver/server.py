@@ -75,7 +75,7 @@ from homeserver.services.timeline import Timeline
 from homeserver.services.to_device import ToDevice
 from homeserver.services.typing import Typing
 from homeserver.services.ui_auth import UIAuth
-from homeserver.storage import account_data, events, push_rules, receipts, stream_epochs
+from homeserver.storage import events, stream_epochs
 from homeserver.storage.database import Database
 from homeserver.transport.endpoint import Route, Router, routes
 from homeserver.transport.outbound import HttpClient
@@ -105,18 +105,11 @@ class Server:
         """Load what must be in memory and start the background work."""
         await self.states.start()
         self.streams.events.start_at(await self.database.read(events.max_event_nid))
-        self.account_data_feed.start_at(
-            max(
-                await self.database.read(account_data.max_position),
-                await self.database.read(push_rules.max_position),
-            )
-        )
-        self.receipts_feed.start_at(
-            await self.database.read(receipts.max_position) + receipts.MAX_LOST
-        )
         self.user_rooms.start_at(self.streams.events.current)
         epoch = await self.database.run(stream_epochs.take_epoch)
         self.streams.to_device.start_at(epoch)
+        self.account_data_feed.start_at(epoch)
+        self.receipts_feed.start_at(epoch)
         await self.device_lists.start_at(epoch)
         for sender in self.appservice_senders:
             await sender.start(self.streams.events.current, self.background)

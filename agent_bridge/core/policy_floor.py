@@ -117,5 +117,5 @@ def _is_code_option(options: CodeOptions, argument: str) -> bool:
         return True
     if argument.startswith("--"):
         option = argument.partition("=")[0]
-        return len(option) > len("--e") and any(name.startswith(option) for name in options.long)
+        return option != "--" and any(name.startswith(option) for name in options.long)
     return argument.startswith("-") and any(letter in options.short for letter in argument[1:])

@@ -221,11 +221,18 @@ def check_outcome(receipt: Receipt) -> None:
         outcome.state not in TERMINAL
         or not consistent
         or (ended and not launched)
-        or launched != (receipt.executed is not None)
+        or not _tells_what_ran(receipt)
         or (outcome.started_at or 0) > outcome.finished_at
         or (receipt.sequence == 1) != (receipt.previous is None)
     ):
         raise Refused(Reason.RECEIPT_OUTCOME_UNTRUE, outcome.state)
+
+
+def _tells_what_ran(receipt: Receipt) -> bool:
+    """A launch says what was opened; only an ambiguous one may not know."""
+    if receipt.executed is None:
+        return receipt.outcome.started_at is None or receipt.outcome.state is State.AMBIGUOUS
+    return receipt.outcome.started_at is not None
 
 
 def receipt_content(signed: SignedReceipt) -> JsonObject:

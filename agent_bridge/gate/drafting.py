@@ -1,19 +1,20 @@
 """From a wish to a frozen draft, or a reason why not.
 
-protocol: docs/cosign-protocol.md, sections 4, 7 and 8. Invariant: a draft is made only for an action
-that is frozen whole, that policy allows, that can be confined here, and whose quorum can be reached.
+protocol: docs/cosign-protocol.md, sections 4, 7 and 8. Invariant: a draft is made only
+for an action that is frozen whole, that policy allows, that can be confined here, and whose quorum
+can be reached.
 """
 
 import secrets
 from dataclasses import dataclass
 
+from agent_bridge.core.actions import Action, program_of
 from agent_bridge.core.draft import AgentContext, Draft, GateIdentity, Limits, PolicyRef
 from agent_bridge.core.ed25519 import parse_public_key
 from agent_bridge.core.frozen_draft import FrozenDraft, freeze_draft
 from agent_bridge.core.pins import pins_digest
 from agent_bridge.core.policy import Classification, Policy
 from agent_bridge.core.policy_request import Request
-from agent_bridge.core.actions import Action, program_of
 from agent_bridge.core.quorum import Instant, check_need
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.tiers import Tier
@@ -70,9 +71,6 @@ class Drafting:
         self._receipts = receipts
         self._drafts = drafts
         self._history = history
-        self._latest_wall_ms = max(
-            (stored.changed_at for stored in store.list_drafts(*_all_states())), default=0
-        )
 
     def draft(
         self, wish: WishedAction, sender: UserID, request_key: str, now: Instant
@@ -87,11 +85,7 @@ class Drafting:
         ttl_ms = wish.ttl_ms or self._settings.ttl_ms
         if now.wall_ms > wish.issued_ms + ttl_ms:  # 1
             raise Declined(GateReason.STALE_REQUEST)
-        self.check_room()  # 2
-        if not self._approvers.users:
-            raise Refused(Reason.APPROVERS_EMPTY)
-        if isinstance(self._machine.sandbox, SandboxMissing):  # 3
-            raise Declined(GateReason.SANDBOX_UNAVAILABLE, self._machine.sandbox.why)
+        self.check_ready()  # 2, 3
         names = self._machine.secrets.names()
         action = freeze_action(wish.request, self._machine.workspace, secret_names=names)  # 4
         policy, text = self._policy.load()  # 5
@@ -103,7 +97,7 @@ class Drafting:
         else:
             pending = self._drafts.count_asking()
             self._history.check_asking(policy.prompt_limits, pending, now.wall_ms)
-        if found.tier >= Tier.T2 and now.wall_ms < self._latest_wall_ms:  # 7
+        if found.tier >= Tier.T2 and now.wall_ms < self._history.latest_ms:  # 7
             raise Refused(Reason.CLOCK_REGRESSED)
         pins = self._approvers.pins()  # 8
         expires_at = now.wall_ms + min(ttl_ms, self._settings.max_ttl_ms)
@@ -128,13 +122,28 @@ class Drafting:
         )
         check_need(frozen, pins, self._approvers.revoked_keys())
         self._store.insert_draft(frozen, request_key, now.wall_ms)  # 9
-        self._latest_wall_ms = max(self._latest_wall_ms, now.wall_ms)
         self._history.note_draft(now.wall_ms, automatic=found.need is None)
         self._receipts.publish_grounds(pins, policy, text)
         return self._open(frozen, action, now, request_key)
 
-    def check_room(self) -> None:
-        """Raise Declined while anybody but the gate and its approvers is in the approvals room."""
+    def check_ready(self) -> None:
+        """Raise Declined, Refused while nothing can be drafted at all.
+
+        That is: without approvers, without a sandbox, without a policy, and while anybody but the
+        gate and its approvers is in the approvals room.
+        """
+        self._check_room()
+        if not self._approvers.users:
+            raise Refused(Reason.APPROVERS_EMPTY)
+        if isinstance(self._machine.sandbox, SandboxMissing):
+            raise Declined(GateReason.SANDBOX_UNAVAILABLE, self._machine.sandbox.why)
+        self._policy.load()
+
+    def identity(self) -> GateIdentity:
+        key = parse_public_key(self._client.ed25519_key)
+        return GateIdentity(self._client.user_id, key, self._settings.host)
+
+    def _check_room(self) -> None:
         allowed = {self._client.user_id, *self._approvers.users}
         members = self._client.members(self._rooms.approvals)
         others = [
@@ -145,10 +154,6 @@ class Drafting:
         if others:
             raise Declined(GateReason.ROOM_NOT_PRIVATE, ", ".join(sorted(others)))
 
-    def identity(self) -> GateIdentity:
-        key = parse_public_key(self._client.ed25519_key)
-        return GateIdentity(self._client.user_id, key, self._settings.host)
-
     def _classify(
         self, policy: Policy, action: Action, taint: tuple[str, ...], now: Instant
     ) -> tuple[SandboxProfile, Classification]:
@@ -157,15 +162,11 @@ class Drafting:
         found = policy.classify(self._request(action, tight, taint), now.wall_ms)
         if found.tier is Tier.T0:
             return tight, found
-        name = self._settings.program_profiles.get(
-            program_of(action).path, self._settings.profile
-        )
+        name = self._settings.program_profiles.get(program_of(action).path, self._settings.profile)
         profile = PROFILES[name]
         return profile, policy.classify(self._request(action, profile, taint), now.wall_ms)
 
-    def _request(
-        self, action: Action, profile: SandboxProfile, taint: tuple[str, ...]
-    ) -> Request:
+    def _request(self, action: Action, profile: SandboxProfile, taint: tuple[str, ...]) -> Request:
         sandbox = sandbox_of(profile, self._machine.workspace)
         return Request(action, sandbox.network, sandbox.writable, taint)
 

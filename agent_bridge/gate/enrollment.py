@@ -34,9 +34,7 @@ def read_enrollments(path: Path) -> tuple[Enrollment, ...]:
     value = read_json(path)
     entries = [] if value is None else value.get("approvers")
     try:
-        if not isinstance(entries, list):
-            raise TypeError("approvers is not a list")
-        enrollments = tuple(_decode(entry) for entry in entries)
+        enrollments = tuple(_decode(entry) for entry in _list(entries))
     except (KeyError, TypeError, ValueError, Refused) as error:
         raise StateUnusable(f"{path} is damaged: {error}") from None
     if len({entry.user_id for entry in enrollments}) != len(enrollments):
@@ -72,6 +70,12 @@ def _encode(enrollment: Enrollment) -> JsonObject:
         "colocated": "all" if devices is None else [*sorted(devices)],
         "enrolled_at": enrollment.enrolled_at,
     }
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    if not isinstance(value, list):
+        raise TypeError("approvers is not a list")
+    return value
 
 
 def _decode(value: JsonValue) -> Enrollment:

@@ -63,7 +63,7 @@ class GateReason(StrEnum):
 AnyReason = Reason | GateReason
 
 
-class Declined(Exception):  # noqa: N818  a refusal is an answer, not an error
+class Declined(Exception):
     """Something is refused for a reason of the gate's own."""
 
     def __init__(self, reason: GateReason, detail: str = "") -> None:

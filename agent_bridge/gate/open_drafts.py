@@ -30,9 +30,13 @@ class OpenDraft:
     decisions: list[VerifiedDecision] = field(default_factory=list)
     decision_events: set[str] = field(default_factory=set)
     denials: list[PlainDenial] = field(default_factory=list)
+    hold_until: int | None = None
+    """The wall time before which a met quorum may not run yet."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Ends the run."""
     stopped_because: str = ""
+    tail: bytes = b""
+    """The last of the output so far."""
     tip: ChainTip = field(init=False)
 
     def __post_init__(self) -> None:

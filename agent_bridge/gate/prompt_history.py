@@ -21,10 +21,13 @@ class PromptHistory:
     automatic_at: list[int] = field(default_factory=list)
     denied_at: list[int] = field(default_factory=list)
     """The unbroken row of latest denials."""
+    latest_ms: int = 0
+    """The latest wall time the gate has acted at; a clock before it went back."""
 
     def note_draft(self, now_ms: int, *, automatic: bool) -> None:
         times = self.automatic_at if automatic else self.asked_at
         times.append(now_ms)
+        self.latest_ms = max(self.latest_ms, now_ms)
         times[:] = [moment for moment in times if now_ms - moment < _HOUR_MS]
 
     def note_denial(self, now_ms: int) -> None:
@@ -53,6 +56,7 @@ def recall(store: Store, now_ms: int) -> PromptHistory:
     """Rebuild the history from the store."""
     history = PromptHistory()
     for stored in sorted(store.list_drafts(*State), key=lambda one: one.changed_at):
+        history.latest_ms = max(history.latest_ms, stored.changed_at)
         if now_ms - stored.created_at < _HOUR_MS:
             automatic = parse_draft(stored.payload).draft.need is None
             history.note_draft(stored.created_at, automatic=automatic)

@@ -82,14 +82,12 @@ class ReceiptBook:
             policy=draft.policy,
             pins=draft.pins,
             decisions=ending.decisions,
-            outcome=ending.outcome,
+            outcome=_noting_uncompared(ending),
             executed=ending.executed,
             changed_files=ending.changed_files or (),
             output=ending.output,
             issued_at=max(now_ms, ending.outcome.finished_at),
         )
-        if ending.changed_files is None:
-            receipt = _with_note(receipt, "changed files could not be compared")
         payload = self._encode(receipt)
         signed = SignedReceipt(payload, self._sign(PayloadType.RECEIPT, payload))
         self._store.append_receipt(signed, ending.event, now_ms)
@@ -144,18 +142,24 @@ class ReceiptBook:
         )
 
     def _encode(self, receipt: Receipt) -> bytes:
-        try:
-            return encode_receipt(receipt)
-        except Refused as error:
-            if error.reason is not Reason.PAYLOAD_TOO_LARGE or not receipt.changed_files:
-                raise
-            note = f"{len(receipt.changed_files)} changed files, too many to list"
-            return encode_receipt(_with_note(replace(receipt, changed_files=()), note))
+        """List as many changed files as fit; the others are counted."""
+        while True:
+            try:
+                return encode_receipt(receipt)
+            except Refused as error:
+                listed = receipt.changed_files
+                if error.reason is not Reason.PAYLOAD_TOO_LARGE or not listed:
+                    raise
+            kept = len(listed) * 3 // 4
+            omitted = receipt.omitted_files + len(listed) - kept
+            receipt = replace(receipt, changed_files=listed[:kept], omitted_files=omitted)
 
     def _sign(self, kind: PayloadType, payload: bytes) -> bytes:
         return decode_matrix_base64(self._client.sign_bytes(encode_pae(kind, payload)))
 
 
-def _with_note(receipt: Receipt, note: str) -> Receipt:
-    reason = "; ".join(part for part in (receipt.outcome.reason, note) if part)
-    return replace(receipt, outcome=replace(receipt.outcome, reason=reason))
+def _noting_uncompared(ending: Ending) -> Outcome:
+    if ending.changed_files is not None:
+        return ending.outcome
+    said = (ending.outcome.reason, "changed files could not be compared")
+    return replace(ending.outcome, reason="; ".join(filter(None, said)))

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
-class SettingsInvalid(Exception):  # noqa: N818  named by what is wrong
+class SettingsInvalid(Exception):
     """Everything wrong with the file, one fact a line."""
 
 
@@ -102,9 +102,8 @@ def load_settings(file: Path) -> Settings:
     for name, value in (("homeserver", settings.homeserver), ("user", settings.user)):
         if not value:
             problems.append(f"{name} is missing")
-    for name in ("state_directory", "workspace", "policy"):
-        if getattr(settings, name) == folder:
-            problems.append(f"{name} is missing")
+    paths = ("state_directory", "workspace", "policy")
+    problems += [f"{name} is missing" for name in paths if getattr(settings, name) == folder]
     if not _HOST.fullmatch(settings.host):
         problems.append(f"host {settings.host!r} is not a host name")
     if problems:

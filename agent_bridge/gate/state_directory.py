@@ -17,7 +17,7 @@ from homeserver.core.json_types import JsonObject
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class StateUnusable(Exception):  # noqa: N818  named by what is wrong
+class StateUnusable(Exception):
     """The state directory or a file in it cannot be used; the text says why."""
 
 

@@ -22,7 +22,7 @@ class ChangeFeed:
         self._known_from = 0
 
     def start_at(self, position: int) -> None:
-        """Go on after `position`, the highest one in the database."""
+        """Go on after `position`, which no earlier process has reached."""
         self._stream.start_at(position)
         self._known_from = position
 

@@ -36,7 +36,11 @@ class StreamWriter:
         `then` tells those who wait for it, also when the caller was cancelled.
         """
         visible: Deferred[T] = Deferred(lambda _deferred: None)
-        self._background.run(f"write to {self._stream.name}", self._run(transaction, then, visible))
+        running = self._background.run(
+            f"write to {self._stream.name}", self._run(transaction, then, visible)
+        )
+        # At shutdown it is not run at all.
+        running.addCallback(lambda _: None if visible.called else visible.cancel())
         return await visible
 
     async def _run(

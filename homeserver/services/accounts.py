@@ -18,9 +18,17 @@ from homeserver.core.identifiers import (
     parse_user_id,
     server_name_of,
 )
-from homeserver.errors import BadRequest, Forbidden, InvalidParam, UserInUse
+from homeserver.core.json_types import JsonValue
+from homeserver.errors import (
+    BadJSON,
+    BadRequest,
+    Forbidden,
+    InvalidParam,
+    MissingParam,
+    UserInUse,
+)
 from homeserver.services.passwords import Passwords
-from homeserver.services.sessions import Grant, begin_session
+from homeserver.services.sessions import Appservice, Grant, begin_session, may_act_as
 from homeserver.storage import accounts, profiles
 from homeserver.storage.accounts import Account
 from homeserver.storage.database import Database
@@ -95,6 +103,19 @@ class Accounts:
 
     # --- beginning
 
+    async def check_appservice_registration(
+        self, appservice: Appservice, username: str
+    ) -> NewAccount:
+        """Return what may be registered. Raises UserInUse, and M_EXCLUSIVE."""
+        user_id = self.make_user_id(username)
+        if not may_act_as(appservice, user_id):
+            raise BadRequest(
+                "The name is outside of what the application service may use",
+                errcode="M_EXCLUSIVE",
+            )
+        await self.check_free(user_id, by_appservice=True)
+        return NewAccount(user_id, appservice_id=appservice.id)
+
     async def register(self, new: NewAccount, grant: Grant | None) -> None:
         """Make the account, and with `grant` its first session, together. Raises UserInUse."""
         made = await self._db.run(register_txn, new, self._clock.now_ms(), grant)
@@ -110,6 +131,31 @@ class Accounts:
         if len(password) > _MAX_PASSWORD_LETTERS:
             raise InvalidParam(f"A password has at most {_MAX_PASSWORD_LETTERS} characters")
         return await self._passwords.hash(password)
+
+    async def check_login(
+        self, identifier: JsonValue, legacy_user: JsonValue, password: str | None, client_ip: str
+    ) -> Account:
+        """Return the account of a login by password. Raises Forbidden, LimitExceeded."""
+        user = named_user(identifier, legacy_user)
+        if user is None or password is None:
+            raise MissingParam("A login needs identifier and password")
+        self._count_login("address", client_ip)
+        account = await self.find_by_password(user, password)
+        if account is None:
+            raise Forbidden("Invalid user name or password")
+        return account
+
+    async def check_appservice_login(
+        self, appservice: Appservice, identifier: JsonValue, legacy_user: JsonValue
+    ) -> Account:
+        """Return the account an application service logs in as. Raises Forbidden."""
+        user_id = self.find_user_id(named_user(identifier, legacy_user) or "")
+        if user_id is None or not may_act_as(appservice, user_id):
+            raise Forbidden(
+                "The user is outside of what the application service may use",
+                errcode="M_EXCLUSIVE",
+            )
+        return await self.get(user_id)
 
     async def find_by_password(self, user: str, password: str) -> Account | None:
         """Return the active account of `user` (localpart or full id) if the password is right.
@@ -155,9 +201,26 @@ class Accounts:
             raise Forbidden("There is no such account")
         return account
 
-    def count_address(self, client_ip: str) -> None:
-        """Count a login attempt from this address. Raises LimitExceeded."""
-        self._count_login("address", client_ip)
+
+def named_user(identifier: JsonValue, legacy_user: JsonValue) -> str | None:
+    """Return the localpart or user id that a login names; None when it names none.
+
+    Raises BadRequest for identifiers that are not of a kind known here.
+    """
+    if identifier is None:
+        if legacy_user is not None and not isinstance(legacy_user, str):
+            raise BadJSON("user must be a string")
+        return legacy_user
+    if not isinstance(identifier, dict):
+        raise BadJSON("identifier must be an object")
+    if identifier.get("type") in ("m.id.thirdparty", "m.id.phone"):
+        raise Forbidden("No account has this identifier")
+    if identifier.get("type") != "m.id.user":
+        raise BadRequest("This type of identifier is not known", errcode="M_UNKNOWN")
+    user = identifier.get("user")
+    if not isinstance(user, str):
+        raise MissingParam("identifier.user is required")
+    return user
 
 
 def register_txn(txn: Txn, new: NewAccount, now_ms: int, grant: Grant | None) -> bool:

@@ -5,8 +5,10 @@ Invariant: a device and everything that belongs to it are deleted in one transac
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 
 from homeserver.core.identifiers import DeviceID, UserID
+from homeserver.core.json_types import JsonObject
 from homeserver.errors import NotFound
 from homeserver.services.sessions import Sessions, check_device_id, check_device_name
 from homeserver.storage import accounts, devices
@@ -103,6 +105,11 @@ class Devices:
 
     async def _find_account(self, user_id: UserID) -> Account | None:
         return await self._db.read(accounts.find_account, user_id)
+
+
+def device_body(device: Device) -> JsonObject:
+    """Return what clients are told of a device."""
+    return {key: value for key, value in asdict(device).items() if value is not None}
 
 
 def delete_devices(

@@ -7,9 +7,10 @@ way.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from json import dumps
 from typing import cast
 
-from homeserver.core.canonical_json import decode_json, encode_json
+from homeserver.core.canonical_json import decode_json
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.push_rules import (
@@ -138,6 +139,7 @@ class PushRules:
         async def transaction(position: int) -> bool:
             return await self._db.run(change_ruleset_txn, user_id, change, position)
 
+        self._remembered.pop(user_id, None)
         self._under_way += 1
         try:
             await self._feed.write(user_id, transaction)
@@ -148,7 +150,6 @@ class PushRules:
         finally:
             self._under_way -= 1
             self._changes += 1
-            self._remembered.pop(user_id, None)
 
     def _remember(self, rulesets: dict[UserID, Ruleset]) -> None:
         self._remembered |= rulesets
@@ -166,7 +167,8 @@ def change_ruleset_txn(
     changed = change(before)
     if changed == before:
         return False
-    push_rules.upsert_ruleset(txn, user_nid, encode_json(changed.to_json()).decode(), position)
+    # Not encode_json, which refuses members of enumerations as keys.
+    push_rules.upsert_ruleset(txn, user_nid, dumps(changed.to_json()), position)
     return True
 
 

@@ -29,6 +29,7 @@ from homeserver.storage.to_device import Outgoing, Recipient
 
 _ALL_DEVICES = "*"
 _MAX_MESSAGE_BYTES = 65_536
+_MAX_MESSAGES = 5_000
 _MAX_REMEMBERED = 100_000
 _KEPT_MS = 24 * 3600 * 1000
 
@@ -70,6 +71,8 @@ class ToDevice:
         messages: Mapping[UserID, Mapping[str, JsonObject]],
     ) -> None:
         """Send each message once, whatever the transaction is repeated. Raises TooLarge."""
+        if sum(map(len, messages.values())) > _MAX_MESSAGES:
+            raise TooLarge(f"At most {_MAX_MESSAGES} messages can be sent at once")
         outgoing = [
             Outgoing(
                 user_id,

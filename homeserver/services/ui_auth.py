@@ -13,7 +13,7 @@ from homeserver.core.ui_auth import Flow, Operation, SessionProblem, StageResult
 from homeserver.errors import BadJSON, BadRequest, Forbidden, InteractiveAuthRequired, MissingParam
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
-from homeserver.services.accounts import Accounts
+from homeserver.services.accounts import Accounts, named_user
 
 PASSWORD_LOGIN = "m.login.password"  # noqa: S105 - a name, not a secret
 DUMMY_LOGIN = "m.login.dummy"
@@ -126,27 +126,6 @@ class UIAuth:
         if await self._accounts.find_by_password(requester.user_id, password) is None:
             raise _challenge(session, "M_FORBIDDEN", "Invalid password")
         return requester.user_id
-
-
-def named_user(identifier: JsonValue, legacy_user: JsonValue) -> str | None:
-    """Return the localpart or user id that a login names; None when it names none.
-
-    Raises BadRequest for identifiers that are not of a kind known here.
-    """
-    if identifier is None:
-        if legacy_user is not None and not isinstance(legacy_user, str):
-            raise BadJSON("user must be a string")
-        return legacy_user
-    if not isinstance(identifier, dict):
-        raise BadJSON("identifier must be an object")
-    if identifier.get("type") in ("m.id.thirdparty", "m.id.phone"):
-        raise Forbidden("No account has this identifier")
-    if identifier.get("type") != "m.id.user":
-        raise BadRequest("This type of identifier is not known", errcode="M_UNKNOWN")
-    user = identifier.get("user")
-    if not isinstance(user, str):
-        raise MissingParam("identifier.user is required")
-    return user
 
 
 def _challenge(

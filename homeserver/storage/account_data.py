@@ -72,7 +72,3 @@ def list_account_data(
          ORDER BY position""",
         (user_id, after, up_to),
     )
-
-
-def max_position(txn: Txn) -> int:
-    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM account_data")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import UserID
-from homeserver.storage.query import Txn, execute, fetch_value, list_rows
+from homeserver.storage.query import Txn, execute, list_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,3 @@ def upsert_ruleset(txn: Txn, user_nid: int, ruleset: str, position: int) -> None
            SET ruleset = excluded.ruleset, position = excluded.position""",
         (user_nid, ruleset, position),
     )
-
-
-def max_position(txn: Txn) -> int:
-    """Positions are of the stream account_data."""
-    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM push_rules")

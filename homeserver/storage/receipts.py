@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.storage.events import decode_event_id
-from homeserver.storage.query import Txn, execute, fetch_value, list_tuples
+from homeserver.storage.query import Txn, execute, list_tuples
 
 KINDS = {"m.read": 1, "m.read.private": 2}
-MAX_LOST = 100_000
-"""Positions that a crash can have lost, as commits do not wait for the disk: skip them, so that
-none is given out twice."""
 NAMES = {number: name for name, number in KINDS.items()}
 
 
@@ -89,7 +86,3 @@ def list_receipts(
         )
         for room_id, version, user_id, kind, thread_id, event_id, ts in rows
     ]  # fmt: skip
-
-
-def max_position(txn: Txn) -> int:
-    return fetch_value(txn, int, "SELECT coalesce(max(position), 0) FROM receipts")

@@ -39,6 +39,7 @@ from homeserver.errors import (
     NotJSON,
     ServiceUnavailable,
     TooLarge,
+    UnknownToken,
     Unrecognized,
 )
 from homeserver.metrics import REQUEST_SECONDS, RESPONSES
@@ -245,7 +246,12 @@ class Pipeline(Resource):
         if declaration.auth is not Auth.NONE:
             token = _access_token(request, query)
             if token is not None:
-                requester = await self._authenticate(token, {k: v[0] for k, v in query.items()})
+                try:
+                    requester = await self._authenticate(token, {k: v[0] for k, v in query.items()})
+                except UnknownToken:
+                    # Who logs in again may still send the token of the session that ended.
+                    if declaration.auth is not Auth.OPTIONAL:
+                        raise
             elif declaration.auth is not Auth.OPTIONAL:
                 raise MissingToken("Missing access token")
         client_ip = self._client_ip(request)

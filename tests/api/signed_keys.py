@@ -1,5 +1,6 @@
 """Keys of test devices and users, really signed."""
 
+import hashlib
 from typing import Any
 
 from nacl.signing import SigningKey
@@ -15,7 +16,7 @@ class Key:
     """An Ed25519 key pair; `seed` makes it the same in each run."""
 
     def __init__(self, seed: str) -> None:
-        self._key = SigningKey(seed.encode().ljust(32, b"."))
+        self._key = SigningKey(hashlib.sha256(seed.encode()).digest())
         self.public = encode_base64(bytes(self._key.verify_key))
 
     def sign(self, key: Json, user_id: str, name: str | None = None) -> Json:
@@ -88,9 +89,9 @@ class CrossSigningKeys:
 
     def __init__(self, user: User, generation: str = "") -> None:
         self.user_id = user.user_id
-        self.master = Key(f"msk {user.user_id[:8]}{generation}")
-        self.self_signing = Key(f"ssk {user.user_id[:8]}{generation}")
-        self.user_signing = Key(f"usk {user.user_id[:8]}{generation}")
+        self.master = Key(f"msk {user.user_id}{generation}")
+        self.self_signing = Key(f"ssk {user.user_id}{generation}")
+        self.user_signing = Key(f"usk {user.user_id}{generation}")
 
     def object(self, usage: str, key: Key, signer: Key | None) -> Json:
         bare = {

@@ -23,6 +23,11 @@ class Source:
 
 
 @functools.cache
+def nodes_of(source: Source) -> Sequence[ast.AST]:
+    return list(ast.walk(source.tree))
+
+
+@functools.cache
 def list_sources(package: str) -> Sequence[Source]:
     """Return the modules of a package; none where there is no such package."""
     found = []
@@ -45,7 +50,7 @@ def imports_of(source: Source, known: set[str]) -> Iterator[tuple[int, str]]:
 
     `from a import b` is an import of `a.b` where that is one of the `known` modules.
     """
-    for node in ast.walk(source.tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -56,6 +61,7 @@ def imports_of(source: Source, known: set[str]) -> Iterator[tuple[int, str]]:
                 if source.path.name == "__init__.py":
                     package.append("")
                 base = ".".join([*package[: -node.level], *([base] if base else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                yield node.lineno, full if full in known else base
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            yield from ((node.lineno, name) for name in sorted(names & known))
+            if names - known:
+                yield node.lineno, base

@@ -3,7 +3,7 @@
 import ast
 import re
 
-from tests.architecture.sources import all_sources
+from tests.architecture.sources import all_sources, nodes_of
 
 FORBIDDEN_WORDS = {"Manager", "Handler", "Helper", "Util", "Utils", "Base", "Impl", "Worker"}
 FORBIDDEN_MODULES = {"utils", "util", "common", "misc", "helpers"}
@@ -24,7 +24,7 @@ def test_no_class_has_a_name_that_says_nothing() -> None:
     wrong = [
         f"{source.name}:{node.lineno} {node.name}"
         for source in all_sources()
-        for node in ast.walk(source.tree)
+        for node in nodes_of(source)
         if isinstance(node, ast.ClassDef) and words_of(node.name) & FORBIDDEN_WORDS
     ]
 
@@ -60,15 +60,15 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_no_constructor_takes_more_than_six_dependencies() -> None:
-    wrong = {}
+    wrong = []
     for source in all_sources():
-        for node in ast.walk(source.tree):
+        for node in nodes_of(source):
             if isinstance(node, ast.ClassDef):
                 dependencies = dependencies_of(node)
                 if len(dependencies) > MAX_DEPENDENCIES:
-                    wrong[f"{source.name} {node.name}"] = dependencies
+                    wrong.append(f"{source.name} {node.name}: {', '.join(dependencies)}")
 
-    assert wrong == {}
+    assert not wrong, "\n".join(wrong)
 
 
 def dependencies_of(node: ast.ClassDef) -> list[str]:

@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.architecture.sources import PACKAGES, ROOT, Source, all_sources
+from tests.architecture.sources import PACKAGES, ROOT, Source, all_sources, nodes_of
 
 VERSION = "v1.19"
 DOCUMENTS = re.compile(
@@ -16,7 +16,7 @@ REFERENCE = re.compile(r"\b([a-z][a-z0-9/-]*?)/?#[a-z]")
 
 def references_of(source: Source) -> Iterator[tuple[int, str, bool]]:
     """Yield (line, text, whether of the module) of each paragraph of a docstring with `spec:`."""
-    for node in ast.walk(source.tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node) or ""
             is_module = isinstance(node, ast.Module)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from homeserver.storage import query
-from tests.architecture.sources import Source, list_sources
+from tests.architecture.sources import Source, list_sources, nodes_of
 
 SQL_POSITION = {
     "execute": 1,
@@ -37,7 +37,7 @@ WRITTEN = re.compile(
 
 def strings_of(source: Source) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of every string, and of the constant parts of f-strings."""
-    for node in ast.walk(source.tree):
+    for node in nodes_of(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
 
@@ -63,7 +63,7 @@ def test_sql_is_given_literally() -> None:
     for source in list_sources("homeserver"):
         if not is_storage(source) or source.module == "homeserver.storage.query":
             continue
-        for node in ast.walk(source.tree):
+        for node in nodes_of(source):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 position = SQL_POSITION.get(node.func.id)
                 if position is not None and not is_literal(node.args[position]):
@@ -92,7 +92,7 @@ def test_nobody_else_uses_cursors() -> None:
         f"{source.name}:{node.lineno}"
         for source in list_sources("homeserver")
         if source.module not in USES_CURSORS
-        for node in ast.walk(source.tree)
+        for node in nodes_of(source)
         if isinstance(node, ast.Attribute) and node.attr in ("cursor", "executemany")
     ]
 

@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,17 +13,21 @@ from pathlib import Path
 import pytest
 
 from tests.clients.js_client import install_js_sdk, run_node
-from tests.clients.server_process import run_homeserver
 from tests.clients.stage import Stage
+from tests.server_process import run_homeserver
 
 
 @pytest.fixture(scope="session")
-def homeserver_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def homeserver_process() -> Iterator[str]:
     """Give the base URL of a homeserver on which anyone may register."""
     if base_url := os.environ.get("CLIENT_TESTS_BASE_URL"):
         yield base_url.rstrip("/")
         return
-    with run_homeserver(tmp_path_factory.mktemp("homeserver")) as own_base_url:
+    # Not below pytest's folder, which each run makes root's alone: PostgreSQL runs as another user.
+    with (
+        tempfile.TemporaryDirectory(prefix="countersign-clients-") as folder,
+        run_homeserver(Path(folder)) as own_base_url,
+    ):
         yield own_base_url
 
 

@@ -8,7 +8,16 @@ import nio
 from nio.store.database import SqliteMemoryStore
 
 from tests.clients.chat_client import Account
-from tests.clients.sightings import Invited, Joined, Message, Named, Read, Typing, View
+from tests.clients.sightings import (
+    PATIENCE_SECONDS,
+    Invited,
+    Joined,
+    Message,
+    Named,
+    Read,
+    Typing,
+    View,
+)
 
 ENCRYPTION = nio.EnableEncryptionBuilder().as_dict()
 
@@ -30,6 +39,10 @@ class NioClient:
             initial_state=[ENCRYPTION] if encrypted else [],
         )
         assert isinstance(response, nio.RoomCreateResponse), response
+        # nio sends only into rooms that it has seen in a sync.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while response.room_id not in self._client.rooms:
+                await self._client.synced.wait()
         return str(response.room_id)
 
     async def join(self, room_id: str) -> None:

@@ -13,9 +13,11 @@ from homeserver.clock import Clock
 from homeserver.core.signing import SigningKey
 from homeserver.randomness import Randomness
 from homeserver.server import build
+from homeserver.services.appservices import Appservices
+from homeserver.services.passwords import InlineThreads
 from homeserver.transport.endpoint import Route
 from tests.contract.facts import FOLDER, operations
-from tests.homeserver import DEFAULT_CONFIG, START_MS
+from tests.homeserver import DEFAULT_CONFIG, START_MS, FakeHttp
 
 FILE = Path(__file__).with_name("pending_operations.txt")
 APIS = ("client-server", "server-server")
@@ -58,6 +60,9 @@ def declared() -> Sequence[Route]:
         randomness=Randomness(),
         database=NoDatabase(),
         signing_key=SigningKey("ed25519:test", bytes(32)),
+        http=FakeHttp(),
+        appservices=Appservices([]),
+        threads=InlineThreads(),
     )
     return server.routes
 

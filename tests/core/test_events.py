@@ -163,7 +163,7 @@ def test_the_room_id_of_version_11_is_named_by_the_create_event() -> None:
     assert room_id_of_create(room.version, room.create.pdu) == "!room:a.example"
 
 
-@pytest.mark.parametrize("pdu", [{}, {"room_id": 3}, {"room_id": "room"}])
+@pytest.mark.parametrize("pdu", [{}, {"room_id": 3}, {"room_id": "room"}, {"room_id": "!\ud800:a"}])
 def test_a_create_event_without_a_room_id_begins_no_room_before_version_12(pdu: JsonObject) -> None:
     with pytest.raises(EventMalformed):
         room_id_of_create(V11, pdu)
@@ -367,6 +367,22 @@ def test_attack_3_an_event_has_65536_bytes_not_characters(filler: str) -> None:
     assert len(event.pdu_bytes) == 65_536
     with pytest.raises(EventMalformed, match="65536 bytes"):
         parse_event(V11, message_pdu() | {"content": {"body": body + "x"}})
+
+
+@pytest.mark.parametrize(("key", "limit"), [("prev_events", 20), ("auth_events", 10)])
+@pytest.mark.parametrize("version_id", ["1", "12"])
+def test_attack_5_an_event_cites_a_bounded_number_of_events(
+    version_id: str, key: str, limit: int
+) -> None:
+    pdu = message_pdu(version_id)
+    cited: Any = pdu[key]
+
+    assert (
+        len(getattr(parse_event(ROOM_VERSIONS[version_id], pdu | {key: cited * limit}), key))
+        == limit
+    )
+    with pytest.raises(EventMalformed, match="entries"):
+        parse_event(ROOM_VERSIONS[version_id], pdu | {key: cited * (limit + 1)})
 
 
 def test_we_make_no_event_that_is_too_large() -> None:

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from homeserver.core.identifiers import DeviceID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
-from homeserver.services.devices import Devices
+from homeserver.services.devices import Devices, device_body
 from homeserver.services.ui_auth import PASSWORD_FLOWS, UIAuth
-from homeserver.storage.devices import Device
 from homeserver.transport.endpoint import EMPTY, Auth, RawJSON, endpoint
 
 
@@ -40,11 +39,11 @@ class DevicesAPI:
     @endpoint("getDevices", "GET", "/_matrix/client/v3/devices", auth=Auth.CLIENT)
     async def get_devices(self, requester: Requester) -> JsonObject:
         devices = await self._devices.list_devices(requester.user_id)
-        return {"devices": [_body(device) for device in devices]}
+        return {"devices": [device_body(device) for device in devices]}
 
     @endpoint("getDevice", "GET", "/_matrix/client/v3/devices/{deviceId}", auth=Auth.CLIENT)
     async def get_device(self, requester: Requester, device_id: DeviceID) -> JsonObject:
-        return _body(await self._devices.get_device(requester.user_id, device_id))
+        return device_body(await self._devices.get_device(requester.user_id, device_id))
 
     @endpoint("updateDevice", "PUT", "/_matrix/client/v3/devices/{deviceId}", auth=Auth.CLIENT)
     async def update_device(
@@ -76,7 +75,3 @@ class DevicesAPI:
         await self._ui_auth.check(asdict(body), "deleteDevices", requester, PASSWORD_FLOWS)
         await self._devices.delete(requester.user_id, body.devices)
         return EMPTY
-
-
-def _body(device: Device) -> JsonObject:
-    return {key: value for key, value in asdict(device).items() if value is not None}

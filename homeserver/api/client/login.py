@@ -6,19 +6,12 @@ spec: client-server-api/#legacy-login, #refreshing-access-tokens, v1.19.
 from dataclasses import dataclass, field
 
 from homeserver.core.json_types import JsonObject
-from homeserver.errors import BadRequest, Forbidden, MissingParam
+from homeserver.errors import BadRequest, Forbidden
 from homeserver.requester import Requester
 from homeserver.services.accounts import Accounts
 from homeserver.services.devices import Devices
-from homeserver.services.sessions import (
-    APPSERVICE_LOGIN,
-    Appservice,
-    NewSession,
-    Sessions,
-    may_act_as,
-)
-from homeserver.services.ui_auth import PASSWORD_LOGIN, named_user
-from homeserver.storage.accounts import Account
+from homeserver.services.sessions import APPSERVICE_LOGIN, NewSession, Sessions
+from homeserver.services.ui_auth import PASSWORD_LOGIN
 from homeserver.transport.endpoint import EMPTY, Auth, RequestInfo, endpoint
 
 
@@ -62,34 +55,17 @@ class LoginAPI:
             client_ip=request.client_ip,
         )
         if body.type == PASSWORD_LOGIN:
-            account = await self._check_password(body, request.client_ip)
+            account = await self._accounts.check_login(
+                body.identifier, body.user, body.password, request.client_ip
+            )
         elif body.type == APPSERVICE_LOGIN:
-            account = await self._check_appservice(
-                self._sessions.access_appservice(requester), body
+            account = await self._accounts.check_appservice_login(
+                self._sessions.access_appservice(requester), body.identifier, body.user
             )
         else:
             raise BadRequest("This type of login is not known", errcode="M_UNKNOWN")
         grant = await self._sessions.begin(account.user_nid, wish)
         return grant.session_body(account.user_id)
-
-    async def _check_password(self, body: Login, client_ip: str) -> Account:
-        user = named_user(body.identifier, body.user)
-        if user is None or body.password is None:
-            raise MissingParam("A login needs identifier and password")
-        self._accounts.count_address(client_ip)
-        account = await self._accounts.find_by_password(user, body.password)
-        if account is None:
-            raise Forbidden("Invalid user name or password")
-        return account
-
-    async def _check_appservice(self, appservice: Appservice, body: Login) -> Account:
-        user_id = self._accounts.find_user_id(named_user(body.identifier, body.user) or "")
-        if user_id is None or not may_act_as(appservice, user_id):
-            raise Forbidden(
-                "The user is outside of what the application service may use",
-                errcode="M_EXCLUSIVE",
-            )
-        return await self._accounts.get(user_id)
 
     @endpoint("refresh", "POST", "/_matrix/client/v3/refresh", auth=Auth.NONE, rate_limited=True)
     async def refresh(self, body: Refresh) -> JsonObject:

@@ -7,17 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from homeserver.core.json_types import JsonObject
-from homeserver.errors import BadRequest, Forbidden, MissingParam
+from homeserver.errors import Forbidden, MissingParam
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
 from homeserver.services.accounts import Accounts, NewAccount
-from homeserver.services.sessions import (
-    APPSERVICE_LOGIN,
-    Appservice,
-    NewSession,
-    Sessions,
-    may_act_as,
-)
+from homeserver.services.sessions import APPSERVICE_LOGIN, NewSession, Sessions
 from homeserver.services.ui_auth import DUMMY_FLOWS, UIAuth
 from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
 
@@ -76,24 +70,13 @@ class RegistrationAPI:
             client_ip=request.client_ip,
         )
         if body.type == APPSERVICE_LOGIN:
-            new = await self._check_appservice(
-                self._sessions.access_appservice(requester), username
-            )
+            appservice = self._sessions.access_appservice(requester)
+            new = await self._accounts.check_appservice_registration(appservice, username)
         else:
             new = await self._check_person(body, username)
         grant = None if body.inhibit_login else self._sessions.make_grant(wish)
         await self._accounts.register(new, grant)
         return {"user_id": new.user_id} if grant is None else grant.session_body(new.user_id)
-
-    async def _check_appservice(self, appservice: Appservice, username: str) -> NewAccount:
-        user_id = self._accounts.make_user_id(username)
-        if not may_act_as(appservice, user_id):
-            raise BadRequest(
-                "The name is outside of what the application service may use",
-                errcode="M_EXCLUSIVE",
-            )
-        await self._accounts.check_free(user_id, by_appservice=True)
-        return NewAccount(user_id, appservice_id=appservice.id)
 
     async def _check_person(self, body: Registration, username: str) -> NewAccount:
         if not self._is_open:

@@ -55,7 +55,7 @@ class VersionsAPI:
                     "default": self._default_room_version,
                     "available": available,
                 },
-                "m.change_password": {"enabled": False},
+                "m.change_password": {"enabled": True},
                 "m.set_displayname": {"enabled": True},
                 "m.set_avatar_url": {"enabled": True},
                 "m.3pid_changes": {"enabled": False},

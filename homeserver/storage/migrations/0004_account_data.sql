@@ -10,7 +10,7 @@ CREATE TABLE account_data (
     position bigint NOT NULL,
     PRIMARY KEY (user_nid, room_id, type)
 ) WITH (fillfactor = 80);
-CREATE INDEX account_data_position ON account_data (position);
+CREATE INDEX account_data_changes ON account_data (user_nid, position);
 COMMENT ON COLUMN account_data.room_id IS 'empty: global. Text, not a number: invited users tag rooms this server does not know';
 COMMENT ON COLUMN account_data.content IS 'JSON text, not jsonb: any JSON string is a legal value, with U+0000 too';
 COMMENT ON COLUMN account_data.position IS 'in the stream account_data, of the last change';
@@ -20,7 +20,6 @@ CREATE TABLE push_rules (
     ruleset  text   NOT NULL,
     position bigint NOT NULL
 );
-CREATE INDEX push_rules_position ON push_rules (position);
 COMMENT ON TABLE push_rules IS 'Users without a row have the predefined rules and no others';
 COMMENT ON COLUMN push_rules.ruleset IS 'JSON text: only what differs from the predefined rules, see core/push_rules.py';
 COMMENT ON COLUMN push_rules.position IS 'in the stream account_data: clients see push rules as account data';
@@ -46,7 +45,7 @@ CREATE TABLE receipts (
     position  bigint   NOT NULL,
     PRIMARY KEY (room_nid, user_nid, kind, thread_id)
 ) WITH (fillfactor = 80);
-CREATE INDEX receipts_position ON receipts (position);
+CREATE INDEX receipts_changes ON receipts (room_nid, position);
 COMMENT ON TABLE receipts IS 'Up to where users have read. Commits need not be durable: a lost receipt is sent again';
 COMMENT ON COLUMN receipts.kind IS '1 m.read, 2 m.read.private';
 COMMENT ON COLUMN receipts.thread_id IS 'empty: unthreaded; else main or the event id of the thread root';

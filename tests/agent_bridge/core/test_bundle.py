@@ -154,6 +154,14 @@ def test_attack_93_a_denied_outcome_without_a_denial_fails() -> None:
     assert failures(bundle(outcome=outcome, executed=None)) == {Reason.RECEIPT_OUTCOME_UNTRUE}
 
 
+def test_a_decision_in_the_millisecond_of_the_start_counts_as_before_it() -> None:
+    at_once = replace(DONE, started_at=DURING)
+    ref = ref_of(ANNA.verified(FROZEN))
+
+    assert failures(bundle(ANNA, outcome=at_once)) == set()
+    assert failures(bundle(ANNA, outcome=at_once, decisions=(ref, PLAIN_NO))) == {Reason.DENIED}
+
+
 def test_attack_93_an_approval_that_came_after_the_start_does_not_count() -> None:
     assert Reason.QUORUM_INCOMPLETE in failures(
         bundle(ANNA, outcome=replace(DONE, started_at=DURING - 1))

@@ -32,7 +32,13 @@ from agent_bridge.core.pae import (
     payload_digest,
     receipt_id_of,
 )
-from agent_bridge.core.payload import MAX_PAYLOAD_BYTES, Fields, decode_payload, encode_payload
+from agent_bridge.core.payload import (
+    MAX_PAYLOAD_BYTES,
+    MAX_TIME_MS,
+    Fields,
+    decode_payload,
+    encode_payload,
+)
 from agent_bridge.core.refusals import Reason, Refused
 from homeserver.core.json_types import JsonObject, JsonValue
 from tests.agent_bridge.core.refusing import refusing
@@ -215,15 +221,35 @@ def test_a_payload_that_is_too_large_is_refused_before_it_is_parsed() -> None:
         encode_payload({"a": "b" * MAX_PAYLOAD_BYTES})
 
 
+def test_a_payload_of_exactly_the_largest_size_is_accepted() -> None:
+    data = b'{"a":"%b"}' % (b"b" * (MAX_PAYLOAD_BYTES - 8))
+
+    assert len(data) == MAX_PAYLOAD_BYTES
+    assert encode_payload(decode_payload(data)) == data
+
+
+def test_the_last_millisecond_of_the_last_year_is_a_time_and_the_next_is_none() -> None:
+    assert Fields.of({"a": MAX_TIME_MS}, "test", "a").time("a") == MAX_TIME_MS
+    with refusing(Reason.FIELD_INVALID):
+        Fields.of({"a": MAX_TIME_MS + 1}, "test", "a").time("a")
+
+
 def test_a_payload_that_is_no_object_or_holds_a_float_is_refused() -> None:
-    with refusing(Reason.JSON_INVALID):
-        decode_payload(b"[]")
+    for data in (b"[]", b"1", b"null"):
+        with refusing(Reason.JSON_INVALID):
+            decode_payload(data)
     with refusing(Reason.JSON_INVALID):
         encode_payload({"a": 1.5})
 
 
 def test_the_digest_of_a_payload_depends_on_its_kind() -> None:
     assert payload_digest(PayloadType.PINS, b"{}") != payload_digest(PayloadType.POLICY, b"{}")
+
+
+@pytest.mark.parametrize("name", ["gate", "agent", "policy", "need", "sandbox", "limits"])
+def test_a_part_of_a_draft_that_is_no_object_is_refused(name: str) -> None:
+    with refusing(Reason.FIELD_INVALID):
+        parse_draft(encode_payload({**encode_draft(draft(), DIGEST), name: []}))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def test_the_example_policy_loads_and_reads_as_it_says() -> None:
     assert tier(run("dd", "if=/dev/zero")) is Tier.DENY
 
 
+def test_the_rule_decides_where_the_floor_only_agrees() -> None:
+    classified = POLICY.classify(replace(run("git", "push"), network=True), ISSUED)
+
+    assert (classified.tier, classified.rule) == (Tier.T2, "publish commits")
+    assert "floor: the sandbox has the network" in classified.because
+
+
+def test_a_classification_names_what_tainted_the_turn() -> None:
+    request = replace(run("ls"), taint=("mail:eve", "web:example.net"))
+
+    assert "tainted by mail:eve, web:example.net" in POLICY.classify(request, ISSUED).because
+
+
 def test_what_no_rule_knows_is_tier_two() -> None:
     classified = POLICY.classify(run("frobnicate"), ISSUED)
 

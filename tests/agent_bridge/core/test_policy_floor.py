@@ -119,6 +119,7 @@ def test_attack_52_a_multi_call_program_is_known_by_its_first_argument() -> None
         ("sed", "--sandbox", "s/a/b/", "file"),
         ("tar", "-tf", "x.tar"),
         ("make", "-k", "test"),
+        ("make", "--", "test"),
         ("sort", "-u", "file"),
     ],
     ids=" ".join,

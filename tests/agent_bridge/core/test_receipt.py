@@ -132,6 +132,15 @@ def test_attack_94_a_receipt_that_contradicts_itself_is_neither_written_nor_read
         parse_receipt(encode_payload({**value, "outcome": {**outcome, "state": "ambiguous"}}))
 
 
+def test_an_ambiguous_run_need_not_claim_to_know_what_ran() -> None:
+    outcome = Outcome(State.AMBIGUOUS, None, None, STARTED, STARTED, "restart")
+    made = receipt(outcome=outcome, executed=None)
+
+    assert parse_receipt(encode_receipt(made)) == made
+    with refusing(Reason.RECEIPT_OUTCOME_UNTRUE):
+        encode_receipt(receipt(outcome=replace(outcome, started_at=None)))
+
+
 def test_a_receipt_too_large_to_be_read_is_not_written() -> None:
     files = tuple(ChangedFile(b"/w/%d" % number, DIGEST, DIGEST) for number in range(300))
     made = receipt(changed_files=files[:50], omitted_files=250)

@@ -1,6 +1,8 @@
 """Files are reached once, by descriptor, and their sealed copies cannot change."""
 
+import asyncio
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ from agent_bridge.gate.freezing_files import (
     seal_bytes,
     seal_descriptor,
 )
+from agent_bridge.gate.sandbox_launch import Command, hold_sandbox
+from agent_bridge.gate.sandbox_pins import InputReplaced, look_inside
+from agent_bridge.gate.sandbox_view import PresentedFile, make_view
 from tests.agent_bridge.gate.drafts import Gate
 
 
@@ -103,3 +108,37 @@ def test_no_descriptor_is_left_open_by_a_run(gate: Gate) -> None:
 
 def _count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_attack_46_an_input_swapped_while_mounting_is_seen_before_release(
+    gate: Gate, swap: bool
+) -> None:
+    path = gate.root / "a.txt"
+    path.write_text("approved")
+    profile = gate.profiles["build"]
+
+    async def look() -> None:
+        with ExitStack() as opened, open_regular(bytes(path)) as descriptor:
+            sealed = seal_descriptor(descriptor, bytes(path), 100)
+            stdin = seal_bytes(b"")
+            opened.callback(os.close, sealed.descriptor)
+            opened.callback(os.close, stdin.descriptor)
+            files = [PresentedFile(bytes(path), sealed)]
+            view = make_view(profile, gate.workspace, bytes(gate.root), files, opened)
+            command = Command((b"/usr/bin/true",), {}, bytes(gate.root), stdin.descriptor)
+            held = await hold_sandbox(gate.sandbox, profile, view, command)
+            try:
+                if swap:
+                    path.rename(gate.root / "old.txt")
+                    path.write_text("EVIL")
+                with look_inside(held.first_process, files, bytes(gate.root)) as inside:
+                    inside.check_bytes()
+            finally:
+                await held.finish()
+
+    if swap:
+        with pytest.raises(InputReplaced, match="other bytes"):
+            asyncio.run(look())
+    else:
+        asyncio.run(look())

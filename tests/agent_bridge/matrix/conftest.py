@@ -1,6 +1,5 @@
 """What the Matrix client's tests share: a real server's address, people on a hostile one."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +8,6 @@ import pytest
 
 from agent_bridge.matrix import MatrixClient
 from tests.agent_bridge.matrix.hostile_server import HostileServer
-
-
-@pytest.fixture
-def matrix_server() -> str:
-    """The base URL of a homeserver with open registration."""
-    base_url = os.environ.get("MATRIX_TEST_BASE_URL")
-    if base_url is None:
-        pytest.skip("MATRIX_TEST_BASE_URL names no homeserver")
-    return base_url
 
 
 @dataclass

@@ -333,8 +333,10 @@ def test_a_room_key_sent_in_plaintext_is_not_accepted(stage: Stage) -> None:
         )
         await alice.send_message(room_id, "readable with that key", encrypt=True)
 
-        events = await receive(bob, room_id)
-        assert [type(event) for event in events] == [UndecryptableEvent] * 2
+        batch = await bob.sync_once(0)
+
+        assert [type(event) for event in news(batch, room_id)] == [UndecryptableEvent] * 2
+        assert [problem.detail for problem in batch.problems] == ["a plaintext room key"]
 
     asyncio.run(scenario())
 

@@ -70,6 +70,17 @@ def test_an_extra_member_gets_no_key_under_the_cross_signed_policy(stage: Stage)
     asyncio.run(scenario())
 
 
+def test_a_chain_to_another_key_than_the_policy_names_gets_no_room_key(stage: Stage) -> None:
+    async def scenario() -> None:
+        alice, bob, room_id = await meet(stage)
+        policy = CrossSignedDevices({bob.user_id: master_key_of(alice)})
+
+        with pytest.raises(NoRecipients, match="no chain to the expected key"):
+            await alice.send_message(room_id, "x", encrypt=True, policy=policy)
+
+    asyncio.run(scenario())
+
+
 def test_a_policy_that_leaves_nobody_sends_nothing(stage: Stage) -> None:
     async def scenario() -> None:
         alice, bob, room_id = await meet(stage, cross_signed=False)

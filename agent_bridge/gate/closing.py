@@ -1,0 +1,137 @@
+"""How a draft ends: receipt first, then the word to the requester, then it is no longer open.
+
+protocol: docs/cosign-protocol.md, sections 10 and 11. Invariant: no draft ends without a receipt,
+and no status tells of an end that has none.
+"""
+
+import logging
+import unicodedata
+from dataclasses import dataclass, replace
+
+from agent_bridge.core.decision import parse_decision
+from agent_bridge.core.frozen_draft import parse_draft
+from agent_bridge.core.output_chain import empty_chain
+from agent_bridge.core.pae import DraftID
+from agent_bridge.core.quorum import Instant
+from agent_bridge.core.receipt import DecisionRef, Outcome
+from agent_bridge.core.states import Event, State, next_state
+from agent_bridge.core.tiers import Assurance
+from agent_bridge.core.visible_text import escape
+from agent_bridge.gate.executor import Execution
+from agent_bridge.gate.executor_run import Ending as RunEnding
+from agent_bridge.gate.gate_reasons import GateReason
+from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
+from agent_bridge.gate.prompt_history import PromptHistory
+from agent_bridge.gate.receipt_book import Ending, ReceiptBook
+from agent_bridge.gate.request_ledger import RequestLedger
+from agent_bridge.gate.store import Store
+
+logger = logging.getLogger(__name__)
+
+_DETAIL_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Closing:
+    store: Store
+    receipts: ReceiptBook
+    ledger: RequestLedger
+    drafts: OpenDrafts
+    history: PromptHistory
+
+    def close(
+        self,
+        draft: OpenDraft,
+        event: Event,
+        now: Instant,
+        *,
+        reason: str,
+        detail: str = "",
+        status: str | None = None,
+    ) -> None:
+        """End a draft that never ran, or whose run is lost.
+
+        reason   a code; detail is for people
+        status   the contract's word for this end, when it is not the state's own
+        """
+        state = next_state(draft.state, event)
+        text = reason if not detail else f"{reason}: {_plain(detail)}"
+        outcome = Outcome(state, None, None, None, now.wall_ms, text)
+        receipt_id = self.receipts.write(
+            draft.frozen, Ending(event, outcome, draft.refs, draft.tip), now.wall_ms
+        )
+        if state is State.DENIED:
+            self.history.note_denial(now.wall_ms)
+        self._leave(draft, state)
+        self.ledger.say(
+            draft.request_key, status or state, reason_code=reason, receipt_digest=receipt_id
+        )
+
+    def close_run(self, draft: OpenDraft, execution: Execution, now: Instant) -> None:
+        """End a draft that ran."""
+        outcome = execution.outcome
+        code = "" if execution.ending is RunEnding.EXITED else execution.ending.value
+        if execution.ending is RunEnding.STOPPED:
+            code = draft.stopped_because or code
+            outcome = replace(outcome, reason=code)
+        outcome = replace(outcome, reason=_plain(outcome.reason))
+        state = outcome.state
+        receipt_id = self.receipts.write(
+            draft.frozen,
+            Ending(
+                execution.event,
+                outcome,
+                draft.refs,
+                draft.tip,
+                execution.executed,
+                execution.changed_files,
+            ),
+            now.wall_ms,
+        )
+        self._leave(draft, state)
+        signal = execution.signal
+        self.ledger.say(
+            draft.request_key,
+            state,
+            exit_code=execution.exit_code if signal is None else -signal,
+            output_tail=execution.output.tail.decode(errors="replace"),
+            output_truncated=execution.output.truncated,
+            receipt_digest=receipt_id,
+            reason_code=code or None,
+        )
+
+    def close_recovered(self, draft_id: DraftID, now: Instant) -> None:
+        """Write the receipt of a draft that a restart closed."""
+        stored = self.store.find_draft(draft_id)
+        assert stored is not None  # the store just named it
+        frozen = parse_draft(stored.payload)
+        decisions = []
+        for one in self.store.list_decisions(draft_id):
+            decision = parse_decision(one.payload)
+            decisions.append(
+                DecisionRef(
+                    one.decision_id,
+                    decision.user_id,
+                    decision.verdict,
+                    one.received_at,
+                    Assurance.A,
+                )
+            )
+        reason = GateReason.GATE_RESTARTED.value
+        outcome = Outcome(stored.state, None, None, None, now.wall_ms, reason)
+        ending = Ending(None, outcome, tuple(decisions), empty_chain(draft_id))
+        receipt_id = self.receipts.write(frozen, ending, now.wall_ms)
+        self.ledger.say(
+            stored.request_key, stored.state, reason_code=reason, receipt_digest=receipt_id
+        )
+
+    def _leave(self, draft: OpenDraft, state: State) -> None:
+        draft.state = state
+        self.drafts.discard(draft)
+        logger.info("Draft ended draft=%s state=%s", draft.draft_id, state)
+
+
+def _plain(detail: str) -> str:
+    """Foreign bytes made visible: a receipt holds text that can be read and encoded anywhere."""
+    text = "".join(escape(detail.encode(errors="surrogateescape")))
+    return unicodedata.normalize("NFC", text)[:_DETAIL_CHARACTERS]
