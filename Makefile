@@ -2,11 +2,12 @@
 # make test  every test · make lint · make demo · make bench
 PYTHON ?= python3
 BIN := .venv/bin
+PORT ?= 8008
 
 .PHONY: run test lint format demo bench lock schema
 
 run: .venv/.run
-	@$(BIN)/python -m tools.run
+	@$(BIN)/python -m tools.run --port $(PORT)
 
 demo: .venv/.run
 	@$(BIN)/python -m tools.demo

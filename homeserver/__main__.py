@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psycopg2
 
+from homeserver.appservice_registrations import load_registrations
 from homeserver.config import Config, ConfigInvalid, example_config, load_config
 from homeserver.engine.server_keys import SigningKeyUnusable, load_signing_key
 from homeserver.logs import start_logging
 from homeserver.randomness import Randomness
-from homeserver.services.appservices import load_appservices
 from homeserver.storage.embedded import EmbeddedPostgres, PostgresUnusable
 from homeserver.storage.migrations import MigrationRefused, migrate
 
@@ -67,8 +67,8 @@ def _run(config: Config) -> int:
     _check_data_directory(config)
     listening = _bind(config)
     signing_key = load_signing_key(config.path(config.server.signing_key_file), Randomness())
-    appservices = load_appservices(
-        [config.path(file) for file in config.appservices.registration_files], config.server.name
+    registrations = load_registrations(
+        [config.path(file) for file in config.appservices.registration_files]
     )
     postgres = _embedded(config)
     try:
@@ -79,7 +79,7 @@ def _run(config: Config) -> int:
         # The reactor is installed by the first import of it, so this comes last.
         from homeserver.process import run_server  # noqa: PLC0415
 
-        return run_server(config, url, signing_key, appservices, listening)
+        return run_server(config, url, signing_key, registrations, listening)
     finally:
         if postgres is not None:
             postgres.stop()

@@ -26,7 +26,7 @@ class ConfigInvalid(Exception):
 @dataclass(frozen=True)
 class ServerSection:
     name: ServerName
-    """Name of this server in user ids and room aliases, such as example.org. It can never change."""
+    """Name of this server in user ids and room aliases, such as example.org. It never changes."""
     data_directory: str = "data"
     """Where the embedded database, keys and media live."""
     signing_key_file: str = "data/signing.key"

@@ -1,4 +1,6 @@
-"""What a client or a server is told when something fails (spec: client-server-api/#standard-error-response).
+"""What a client or a server is told when something fails.
+
+spec: client-server-api/#standard-error-response, v1.19
 
     MatrixError(status, errcode, message, extra)     what a client or server is told
     ├─ BadRequest: NotJSON · BadJSON · MissingParam · InvalidParam · TooLarge
@@ -8,7 +10,8 @@
     └─ InteractiveAuthRequired(body)             └─ ServiceUnavailable(retry_after_ms)
     storage: DatabaseUnavailable · ConstraintViolated(name)
 
-The errors of the pure core are in `core/errors.py`; services translate them. One place turns exceptions into responses: `transport/pipeline.py`.
+The errors of the pure core are in `core/errors.py`; services translate them. One place turns
+exceptions into responses: `transport/pipeline.py`.
 """
 
 from homeserver.core.json_types import JsonObject, JsonValue

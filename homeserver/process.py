@@ -9,7 +9,7 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvloop
@@ -22,12 +22,13 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.appservice_registrations import Registration
 from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.core.signing import SigningKey
 from homeserver.randomness import Randomness
 from homeserver.server import Server, build
-from homeserver.services.appservices import Appservices
+from homeserver.services.appservices import Appservice, Appservices
 from homeserver.services.passwords import InlineThreads, PooledThreads
 from homeserver.storage.database import ThreadedDatabase
 from homeserver.transport.outbound import OutboundHttp
@@ -43,7 +44,7 @@ def run_server(
     config: Config,
     url: str,
     signing_key: SigningKey,
-    appservices: Appservices,
+    registrations: Sequence[Registration],
     listening: socket.socket,
 ) -> int:
     """Serve until a signal; return the exit code."""
@@ -57,7 +58,9 @@ def run_server(
         database=database,
         signing_key=signing_key,
         http=OutboundHttp(reactor),
-        appservices=appservices,
+        appservices=Appservices(
+            [Appservice(registration, config.server.name) for registration in registrations]
+        ),
         threads=threads,
     )
     outcome = {"code": 0}

@@ -4,6 +4,7 @@ Every response is validated against the specification's schema of its operation.
 """
 
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -159,7 +160,7 @@ class Homeserver:
             threads=InlineThreads(),
         )
         self._router = Router(self.server.routes)
-        self._agent = RequestTraversalAgent(self.server.root)
+        self._agent = RequestTraversalAgent(self.server.root)  # type: ignore[no-untyped-call]  # treq has no types
         started = Deferred.fromCoroutine(self.server.start())
         _result_now(started)
 
@@ -176,7 +177,7 @@ class Homeserver:
         self.flush()
 
     def flush(self) -> None:
-        self._agent.flush()
+        self._agent.flush()  # type: ignore[no-untyped-call]  # treq has no types here
 
     def start_request(
         self,
@@ -198,10 +199,10 @@ class Homeserver:
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         url = f"http://hs.test{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
         pending = PendingReply(self, method, path)
-        from io import BytesIO
-
-        producer = FileBodyProducer(BytesIO(data), cooperator=_Now()) if data else None
-        pending.deferred = self._agent.request(method.encode(), url.encode(), sent, producer)
+        producer = FileBodyProducer(io.BytesIO(data), cooperator=_Now()) if data else None
+        pending.deferred = self._agent.request(  # type: ignore[no-untyped-call]  # treq has no types here
+            method.encode(), url.encode(), sent, producer
+        )
 
         def got(response: IResponse) -> Deferred[None]:
             def done(content: bytes) -> None:

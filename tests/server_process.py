@@ -74,9 +74,7 @@ def wait_until_up(process: subprocess.Popen[bytes], base_url: str, directory: Pa
 
 
 @contextmanager
-def run_homeserver(
-    directory: Path, sections: Mapping[str, Any] | None = None
-) -> Iterator[str]:
+def run_homeserver(directory: Path, sections: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Run the server from start to clean stop; gives its base URL."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"

@@ -7,6 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
+_PREFIX = "countersign-"
 _HIERARCHIES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/pids"))
 
 
@@ -28,8 +29,9 @@ def make_process_group(name: str, processes: int) -> ProcessGroup | None:
     """Make the group under either version of control groups. None: not root, or impossible."""
     if os.geteuid() != 0:
         return None
+    _remove_orphans()
     for hierarchy in _HIERARCHIES:
-        path = hierarchy / f"countersign-{name}"
+        path = hierarchy / f"{_PREFIX}{os.getpid()}-{name}"
         try:
             path.mkdir()
         except OSError:
@@ -40,3 +42,13 @@ def make_process_group(name: str, processes: int) -> ProcessGroup | None:
             return ProcessGroup(path)
         path.rmdir()
     return None
+
+
+def _remove_orphans() -> None:
+    """Remove what killed gates left behind; the kernel refuses for groups still in use."""
+    for hierarchy in _HIERARCHIES:
+        for path in hierarchy.glob(f"{_PREFIX}*-*"):
+            owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+            if not Path("/proc", owner).exists():
+                with contextlib.suppress(OSError):
+                    path.rmdir()

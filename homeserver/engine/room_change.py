@@ -1,4 +1,4 @@
-"""What one group commit does to one room: built in memory, written in one transaction, then applied.
+"""What one group commit does to one room: built in memory, written at once, then applied.
 
 spec: server-server-api/#authorization-rules, #auth-events-selection, v1.19. Invariant: a live room
 is not touched until its change is committed; until then later events of the batch see the earlier
@@ -356,7 +356,7 @@ class RoomChanges:
         )
 
     def _stripped_state(self, change: RoomChange, member_event: Event) -> bytes:
-        """What an invited user is shown of the room. spec: client-server-api/#stripped-state"""
+        """Return what an invited user is shown of the room, as a JSON array."""
         shown: list[JsonValue] = []
         for event_type in _STRIPPED_TYPES:
             found = change.find_state((event_type, ""))

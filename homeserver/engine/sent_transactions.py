@@ -52,14 +52,15 @@ class SentTransactions:
         self._under_way[(device, key)] = []
         try:
             event_id = await send()
-            known[key] = event_id
-            while len(known) > _MAX_PER_DEVICE:
-                known.popitem(last=False)
-            return event_id
         except BaseException:
             # Whether it was committed may not be known: ask the database next time.
             self._known.pop(device, None)
             raise
+        else:
+            known[key] = event_id
+            while len(known) > _MAX_PER_DEVICE:
+                known.popitem(last=False)
+            return event_id
         finally:
             for ended in self._under_way.pop((device, key)):
                 if not ended.called:

@@ -21,22 +21,29 @@ def load_signing_key(file: Path, randomness: Randomness) -> SigningKey:
     try:
         if not file.exists():
             _write_new_key(file, randomness)
-        if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise SigningKeyUnusable(
-                f"{file} can be read by others: whoever has the key can speak as this server. "
-                f"Run: chmod 600 {file}"
-            )
-        algorithm, version, seed = file.read_text("ascii").split()
-        if algorithm != "ed25519":
-            raise ValueError(algorithm)
-        return SigningKey(f"ed25519:{version}", decode_base64(seed))
+        mode = stat.S_IMODE(file.stat().st_mode)
+        line = file.read_text("ascii")
     except OSError as error:
         raise SigningKeyUnusable(f"{file}: {error.strerror}. Check who may write there.") from error
+    if mode & 0o077:
+        raise SigningKeyUnusable(
+            f"{file} can be read by others: whoever has the key can speak as this server. "
+            f"Run: chmod 600 {file}"
+        )
+    try:
+        return _parse(line)
     except ValueError as error:
         raise SigningKeyUnusable(
             f"{file} is not a signing key (one line: ed25519 VERSION BASE64). Restore it from a "
             "backup; a new key would make the server's old events unverifiable."
         ) from error
+
+
+def _parse(line: str) -> SigningKey:
+    algorithm, version, seed = line.split()
+    if algorithm != "ed25519":
+        raise ValueError(algorithm)
+    return SigningKey(f"ed25519:{version}", decode_base64(seed))
 
 
 def _write_new_key(file: Path, randomness: Randomness) -> None:

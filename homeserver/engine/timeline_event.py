@@ -118,7 +118,7 @@ def client_fields(event: Event) -> JsonObject:
 
 
 def stripped_fields(event: Event) -> JsonObject:
-    """Return the stripped state event. spec: client-server-api/#stripped-state"""
+    """Return the stripped state event, see client-server-api/#stripped-state."""
     return {
         "content": event.content,
         "sender": event.sender,

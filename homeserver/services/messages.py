@@ -91,7 +91,7 @@ class Messages:
         device_id: str | None,
         txn_id: str,
     ) -> EventID:
-        """Raises NotFound when the room has no such event, Forbidden when it may not be redacted."""
+        """Raises NotFound for an unknown event, Forbidden when it may not be redacted."""
         room = await self._access.access_joined(sender, room_id)
         target = await self._timeline.find_event(room, event_id)
         if target is None:

@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost,
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
 from twisted.web.error import SchemeNotSupported
+from twisted.web.http_headers import Headers
 
 _MAX_ANSWER_BYTES = 1_048_576
 
@@ -44,7 +45,9 @@ class OutboundHttp:
         client = treq.client.HTTPClient(self._agent)
         received: list[bytes] = []
         size = 0
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        headers = Headers(
+            {"Authorization": [f"Bearer {token}"], "Content-Type": ["application/json"]}
+        )
 
         async def perform() -> int:
             response = await client.request(

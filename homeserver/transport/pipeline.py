@@ -242,18 +242,7 @@ class Pipeline(Resource):
     async def _call(self, route: Route, values: list[str], request: HttpRequest) -> Any:
         query = _query(request)
         declaration = route.declaration
-        requester = None
-        if declaration.auth is not Auth.NONE:
-            token = _access_token(request, query)
-            if token is not None:
-                try:
-                    requester = await self._authenticate(token, {k: v[0] for k, v in query.items()})
-                except UnknownToken:
-                    # Who logs in again may still send the token of the session that ended.
-                    if declaration.auth is not Auth.OPTIONAL:
-                        raise
-            elif declaration.auth is not Auth.OPTIONAL:
-                raise MissingToken("Missing access token")
+        requester = await self._find_requester(declaration.auth, request, query)
         client_ip = self._client_ip(request)
         self._count_request(route, requester, client_ip)
         arguments: dict[str, Any] = {}
@@ -283,6 +272,24 @@ class Pipeline(Resource):
                 body_bytes=raw,
             )
         return await route.call(**arguments)
+
+    async def _find_requester(
+        self, auth: Auth, request: HttpRequest, query: Mapping[str, list[str]]
+    ) -> Requester | None:
+        if auth is Auth.NONE:
+            return None
+        token = _access_token(request, query)
+        if token is None:
+            if auth is Auth.OPTIONAL:
+                return None
+            raise MissingToken("Missing access token")
+        try:
+            return await self._authenticate(token, {k: v[0] for k, v in query.items()})
+        except UnknownToken:
+            # Who logs in again may still send the token of the session that ended.
+            if auth is Auth.OPTIONAL:
+                return None
+            raise
 
     def _client_ip(self, request: HttpRequest) -> str:
         if self._trust_forwarded:

@@ -1,6 +1,7 @@
 """Rate limits: one token bucket a requester (or address) and class of operation.
 
-spec: client-server-api/#rate-limiting. Bounded: the oldest buckets go when there are too many.
+spec: client-server-api/#rate-limiting, v1.19. Bounded: the oldest buckets go
+when there are too many.
 """
 
 from collections import OrderedDict

@@ -91,6 +91,18 @@ def test_sync_takes_the_id_of_a_filter_also_after_a_restart(homeserver: Homeserv
         assert timeline["limited"]
 
 
+def test_a_filter_is_read_from_the_database_once(homeserver: Homeserver) -> None:
+    alice = homeserver.register("alice")
+    filter_id = define(alice, {"room": {"timeline": {"limit": 2}}})
+    restarted = alice.homeserver = homeserver.restart()
+    alice.sync(filter=filter_id)
+    restarted.database.statements.clear()
+
+    alice.sync(filter=filter_id)
+
+    assert not [s for s in restarted.database.statements if "filters" in s]
+
+
 def test_sync_takes_a_filter_written_out(homeserver: Homeserver) -> None:
     alice = homeserver.register("alice")
     alice.create_room()

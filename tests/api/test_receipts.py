@@ -123,6 +123,18 @@ def test_private_receipts_stay_private_after_a_restart(homeserver: Homeserver) -
     assert receipts_in(alice.sync(since), room_id) is None
 
 
+def test_a_private_receipt_costs_others_no_reading(homeserver: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(homeserver)
+    event_id = alice.send(room_id, "hello")
+    since = alice.sync()["next_batch"]
+    post_receipt(bob, room_id, event_id, "m.read.private")
+    homeserver.database.statements.clear()
+
+    alice.sync(since)
+
+    assert not [s for s in homeserver.database.statements if "receipts" in s]
+
+
 def test_receipts_never_go_back(homeserver: Homeserver) -> None:
     alice, bob, room_id = room_of_two(homeserver)
     first = alice.send(room_id, "one")

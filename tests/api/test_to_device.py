@@ -227,7 +227,7 @@ def test_message_of_the_largest_size_passes_and_one_more_byte_does_not(
 
 
 def test_attack_13_too_many_messages_at_once_are_refused(alice: User, bob: User) -> None:
-    messages = {bob.user_id: {f"D{n}": {} for n in range(5_001)}}
+    messages: dict[str, object] = {bob.user_id: {f"D{n}": {} for n in range(5_001)}}
 
     reply = alice.put("/sendToDevice/m.test/t1", {"messages": messages})
 

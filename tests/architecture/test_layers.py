@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tests.architecture.sources import PACKAGES, all_sources, imports_of, list_sources
 
 NEUTRAL = (
-    "errors", "clock", "config", "randomness", "background", "logs", "metrics", "requester",
+    "appservice_registrations", "errors", "clock", "config", "randomness", "background", "logs", "metrics", "requester",
 )  # fmt: skip
 """Top-level modules of the homeserver that know no feature; every layer above core may use them."""
 

@@ -3,7 +3,6 @@
 spec: client-server-api/#sending-events-to-a-room, #getting-events-for-a-room, #redactions, v1.19.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import orjson
@@ -11,9 +10,9 @@ import orjson
 from homeserver.core.filters import FilterInvalid, RoomEventFilter, parse_room_event_filter
 from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.timeline_event import TimelineEvent, with_room_id
 from homeserver.errors import BadJSON
 from homeserver.requester import Requester
+from homeserver.services.client_events import client_content, render_event, render_events
 from homeserver.services.messages import Messages
 from homeserver.services.room_state import RoomState
 from homeserver.services.timeline import Timeline
@@ -133,14 +132,13 @@ class TimelineAPI:
             limit=limit,
             chosen=chosen,
         )
-        members: list[TimelineEvent] = []
-        if chosen.lazy_load_members:
-            members = await self._state.list_members_of(
-                requester.user_id, room_id, {event.event.sender for event in page.events}
-            )
+        senders = {event.event.sender for event in page.events}
+        members = await self._state.list_members_of(
+            requester.user_id, room_id, senders if chosen.lazy_load_members else ()
+        )
         parts = [
-            b'{"chunk":', _list(page.events, requester, room_id),
-            b',"state":', _list(members, requester, room_id),
+            b'{"chunk":', render_events(page.events, requester, room_id),
+            b',"state":', render_events(members, requester, room_id),
             b',"start":', orjson.dumps(page.start),
         ]  # fmt: skip
         if page.end is not None:
@@ -155,14 +153,12 @@ class TimelineAPI:
         self, requester: Requester, room_id: RoomID, event_id: EventID
     ) -> RawJSON:
         found = await self._timeline.get_event(requester.user_id, room_id, event_id)
-        return RawJSON(
-            with_room_id(found.json_for(requester.user_id, requester.device_id), room_id)
-        )
+        return RawJSON(render_event(found, requester, room_id))
 
     @endpoint("getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT)
     async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
         found = await self._state.list_state(requester.user_id, room_id)
-        return RawJSON(_list(found, requester, room_id))
+        return RawJSON(render_events(found, requester, room_id))
 
     @endpoint(
         "getRoomStateWithKey", "GET",
@@ -180,11 +176,9 @@ class TimelineAPI:
         format_: Literal["content", "event"] = "content",
     ) -> JsonObject | RawJSON:
         found = await self._state.get_state(requester.user_id, room_id, event_type, state_key)
-        json = with_room_id(found.json, room_id)
         if format_ == "event":
-            return RawJSON(json)
-        content: JsonObject = orjson.loads(json)["content"]
-        return content
+            return RawJSON(render_event(found, requester, room_id))
+        return client_content(found)
 
     @endpoint(
         "getMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/members", auth=Auth.CLIENT
@@ -205,7 +199,7 @@ class TimelineAPI:
             membership=membership,
             not_membership=not_membership,
         )
-        return RawJSON(b'{"chunk":' + _list(found, requester, room_id) + b"}")
+        return RawJSON(b'{"chunk":' + render_events(found, requester, room_id) + b"}")
 
     @endpoint(
         "getJoinedMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/joined_members",
@@ -222,18 +216,6 @@ class TimelineAPI:
                 if isinstance(content.get(key), str)
             }
         return {"joined": joined}
-
-
-def _list(found: Sequence[TimelineEvent], requester: Requester, room_id: RoomID) -> bytes:
-    """Join ready-made JSON into an array."""
-    return (
-        b"["
-        + b",".join(
-            with_room_id(event.json_for(requester.user_id, requester.device_id), room_id)
-            for event in found
-        )
-        + b"]"
-    )
 
 
 def _filter(text: str | None) -> RoomEventFilter:

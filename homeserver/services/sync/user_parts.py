@@ -44,7 +44,7 @@ class UserParts:
     async def to_device(
         self, requester: Requester, since: SyncToken | None, now: SyncToken
     ) -> ToDevicePart:
-        """Return messages for the device; those the client has (it sent their token) go for ever."""
+        """Return messages for the device; those it has, as its token says, go for ever."""
         device_id = requester.device_id
         if device_id is None:
             return ToDevicePart([], now.to_device)

@@ -84,6 +84,17 @@ def test_attack_63_a_known_secret_is_redacted_however_it_is_cut(text: str, step:
     assert count == 1
 
 
+@pytest.mark.parametrize("inside", range(1, len(SECRET)))
+def test_attack_63_a_secret_on_the_cut_of_a_long_line_is_redacted(inside: int) -> None:
+    """A line of this length is cut 1024 characters before its end, here within the secret."""
+    redactor = Redactor([SECRET])
+    shown = redactor.feed("x" * 20_000 + SECRET.decode() + "y" * (1024 - inside))
+    shown += redactor.finish()
+
+    assert redactor.redactions == 1
+    assert "horse" not in shown
+
+
 @pytest.mark.parametrize(
     "token",
     [

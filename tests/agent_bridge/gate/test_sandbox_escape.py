@@ -196,6 +196,25 @@ def test_only_a_writable_view_can_change_the_workspace(gate: Gate, profile: str)
     assert not Path("/usr/x").exists()
 
 
+@pytest.mark.parametrize("profile", EVERY_PROFILE)
+def test_the_root_inside_is_read_only(gate: Gate, profile: str) -> None:
+    assert python(gate, "open('/new', 'w')", profile) == "EROFS"
+    assert python(gate, "open('/etc/new', 'w')", profile) == "EROFS"
+
+
+def test_attack_61_the_action_has_a_session_of_its_own(gate: Gate) -> None:
+    """A session that began outside would show as 0."""
+    assert int(python(gate, "print(os.getsid(0))")) > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="groups are made by root only")
+def test_no_control_group_is_left_behind(gate: Gate) -> None:
+    gate.script("true")
+
+    left = Path("/sys/fs/cgroup").glob(f"**/countersign-{os.getpid()}-*")
+    assert list(left) == []
+
+
 def test_a_symbolic_link_of_the_workspace_leads_nowhere_outside(gate: Gate) -> None:
     secret = gate.root.parent / "secret"
     secret.write_text("EVIL")
