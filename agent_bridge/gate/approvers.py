@@ -13,7 +13,13 @@ from agent_bridge.core.ed25519 import PublicKey, encode_public_key, parse_public
 from agent_bridge.core.pins import Approver, EnrolledDevice, Pins
 from agent_bridge.core.refusals import Refused
 from agent_bridge.gate.enrollment import Enrollment, read_enrollments
-from agent_bridge.gate.state_directory import StateDirectory, StateUnusable, read_json, write_json
+from agent_bridge.gate.state_directory import (
+    StateDirectory,
+    StateUnusable,
+    file_version,
+    read_json,
+    write_json,
+)
 from agent_bridge.matrix import CrossSignedDevices, KeysRefused, MatrixClient, verify_device_chain
 from homeserver.core.identifiers import DeviceID, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
@@ -44,6 +50,7 @@ class Approvers:
         self._client = client
         self._enrollments: dict[UserID, Enrollment] = {}
         self._records: dict[UserID, _Record] = _decode_records(read_json(state.devices))
+        self._version: tuple[int, ...] | None = ()
         self._reload()
 
     @property
@@ -125,6 +132,11 @@ class Approvers:
         ]
 
     def _reload(self) -> None:
+        """Read the console's file if it is another one than last time."""
+        version = file_version(self._state.approvers)
+        if version == self._version:
+            return
+        self._version = version
         self._enrollments = {
             one.user_id: one
             for one in read_enrollments(self._state.approvers)

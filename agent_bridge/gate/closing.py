@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from agent_bridge.core.decision import parse_decision
 from agent_bridge.core.frozen_draft import parse_draft
 from agent_bridge.core.output_chain import empty_chain
-from agent_bridge.core.pae import DraftID
 from agent_bridge.core.quorum import Instant
-from agent_bridge.core.receipt import DecisionRef, Outcome
-from agent_bridge.core.states import Event, State, next_state
+from agent_bridge.core.receipt import DecisionRef, Outcome, parse_receipt
+from agent_bridge.core.states import TERMINAL, Event, State, next_state
 from agent_bridge.core.tiers import Assurance
 from agent_bridge.core.visible_text import escape
 from agent_bridge.gate.executor import Execution
@@ -24,7 +23,7 @@ from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
 from agent_bridge.gate.prompt_history import PromptHistory
 from agent_bridge.gate.receipt_book import Ending, ReceiptBook
 from agent_bridge.gate.request_ledger import RequestLedger
-from agent_bridge.gate.store import Store
+from agent_bridge.gate.store import Store, StoredDraft
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +99,17 @@ class Closing:
             reason_code=code or None,
         )
 
-    def close_recovered(self, draft_id: DraftID, now: Instant) -> None:
-        """Write the receipt of a draft that a restart closed."""
-        stored = self.store.find_draft(draft_id)
-        assert stored is not None  # the store just named it
+    def close_recovered(self, now: Instant) -> None:
+        """Write the receipts that are missing: of the drafts a restart closed."""
+        told = {parse_receipt(one.payload).draft_id for one in self.store.list_receipts()}
+        for stored in self.store.list_drafts(*TERMINAL):
+            if stored.draft_id not in told:
+                self._close_recovered(stored, now)
+
+    def _close_recovered(self, stored: StoredDraft, now: Instant) -> None:
         frozen = parse_draft(stored.payload)
         decisions = []
-        for one in self.store.list_decisions(draft_id):
+        for one in self.store.list_decisions(stored.draft_id):
             decision = parse_decision(one.payload)
             decisions.append(
                 DecisionRef(
@@ -119,7 +122,7 @@ class Closing:
             )
         reason = GateReason.GATE_RESTARTED.value
         outcome = Outcome(stored.state, None, None, None, now.wall_ms, reason)
-        ending = Ending(None, outcome, tuple(decisions), empty_chain(draft_id))
+        ending = Ending(None, outcome, tuple(decisions), empty_chain(stored.draft_id))
         receipt_id = self.receipts.write(frozen, ending, now.wall_ms)
         self.ledger.say(
             stored.request_key, stored.state, reason_code=reason, receipt_digest=receipt_id

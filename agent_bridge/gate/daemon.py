@@ -82,9 +82,8 @@ class Gate:
         3. Know the approvers. 4. Invite who belongs in.
         """
         now = self.clock()
-        recovery = self.store.recover(now.wall_ms)  # 1
-        for draft_id in (*recovery.expired, *recovery.ambiguous):
-            self.closing.close_recovered(draft_id, now)
+        self.store.recover(now.wall_ms)  # 1
+        self.closing.close_recovered(now)
         self.receipts.publish_all()  # 2
         self._publish_head(now.wall_ms)
         await self.approvers.follow()  # 3

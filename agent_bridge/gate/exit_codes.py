@@ -16,7 +16,6 @@ from agent_bridge.matrix import (
     CryptoFailure,
     KeysRefused,
     MatrixFailure,
-    RequestRefused,
     ServerUnreachable,
     StoreCorrupt,
     StoreFailure,
@@ -68,8 +67,6 @@ def failure_of(error: Exception) -> CommandFailed:
         case AccessTokenRefused():
             text = "this device was logged out; log in again in a new directory"
             return CommandFailed(ExitCode.SERVER, text)
-        case RequestRefused(errcode="M_FORBIDDEN"):
-            return CommandFailed(ExitCode.SERVER, f"the homeserver refused: {error}")
         case ServerUnreachable():
             text = f"the homeserver does not answer; check its address and that it runs ({error})"
             return CommandFailed(ExitCode.SERVER, text)

@@ -96,7 +96,7 @@ async def initialize(settings: Settings, *, new_store: bool = False) -> PublicId
         if not state.store.exists():  # 5
             if known is not None and not new_store:
                 raise StoreDamaged(
-                    f"{state.store} is gone; `countersign gate init --new-store` starts an empty one"
+                    f"{state.store} is gone; `gate init --new-store` starts an empty one"
                 )
             create_store(state.store).close()
         master_key = client.find_pin(client.user_id)

@@ -117,3 +117,12 @@ def read_json(path: Path) -> JsonObject | None:
     if not isinstance(value, dict):
         raise StateUnusable(f"{path} does not hold an object")
     return value
+
+
+def file_version(path: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever `write_private` replaced the file; None without a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,7 +1,8 @@
 """From a person's yes or no to a signed decision on its way to the gate.
 
-protocol: docs/cosign-protocol.md, section 6. Invariant: what is signed names the draft by the digest
-of the bytes that were rendered here, and goes to the gate encrypted with the chain that proves it.
+protocol: docs/cosign-protocol.md, section 6. Invariant: what is signed names the draft by
+the digest of the bytes that were rendered here, and goes to the gate encrypted with the chain that
+proves it.
 """
 
 from agent_bridge.core.base64_text import decode_matrix_base64

@@ -1,7 +1,7 @@
-"""What comes in from the approvals room: taken only from a trusted gate's own device, checked again.
+"""What comes in: taken only from a trusted gate's own device, and checked again.
 
-protocol: docs/cosign-protocol.md, sections 5 and 11. Invariant: a `NewDraft` was rendered here, from
-its bytes; what the event says about itself is not believed.
+protocol: docs/cosign-protocol.md, sections 5 and 11. Invariant: a `NewDraft` was rendered
+here, from its bytes; what the event says about itself is not believed.
 """
 
 from collections.abc import Iterator, Mapping

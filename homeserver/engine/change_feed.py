@@ -7,6 +7,8 @@ Invariant: `has_changed` may say yes for nothing, but never no when there is som
 
 from collections.abc import Awaitable, Callable, Iterable
 
+from homeserver.background import Background
+from homeserver.engine.stream_writer import StreamWriter
 from homeserver.engine.streams import Stream
 
 _MAX_KEYS = 500_000
@@ -15,8 +17,11 @@ _MAX_KEYS = 500_000
 class ChangeFeed:
     """`wake` is told the key (a user id or a room id) of each change after its commit."""
 
-    def __init__(self, stream: Stream, wake: Callable[[Iterable[str]], None]) -> None:
+    def __init__(
+        self, stream: Stream, background: Background, wake: Callable[[Iterable[str]], None]
+    ) -> None:
         self._stream = stream
+        self._writer = StreamWriter(stream, background)
         self._wake = wake
         self._last: dict[str, int] = {}
         self._known_from = 0
@@ -37,10 +42,11 @@ class ChangeFeed:
             self._remember(key, position)
             return await transaction(position)
 
-        has_changed = await self._stream.write(remembered)
-        if has_changed:
-            self._wake([key])
-        return has_changed
+        async def tell(has_changed: bool) -> None:  # noqa: FBT001 - the transaction's answer
+            if has_changed:
+                self._wake([key])
+
+        return await self._writer.write(remembered, tell)
 
     def _remember(self, key: str, position: int) -> None:
         if len(self._last) >= _MAX_KEYS:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import pytest
 
-import tests.homeserver
 from tests.api.signed_keys import (
     CrossSigningKeys,
     Json,
@@ -20,7 +19,6 @@ from tests.api.signed_keys import (
     upload_cross_signing,
     upload_device_keys,
 )
-from tests.contract.facts import check_response
 from tests.homeserver import Homeserver, Reply, User
 
 PASSWORD = "a-long-password"
@@ -34,18 +32,6 @@ def alice(homeserver: Homeserver) -> User:
 @pytest.fixture
 def bob(homeserver: Homeserver) -> User:
     return homeserver.register("bob")
-
-
-@pytest.fixture(autouse=True)
-def challenges_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operation's facts list no 401, though its text asks for authentication."""
-
-    def check(operation_id: str, status: int, body: object) -> None:
-        is_challenge = (operation_id, status) == ("uploadCrossSigningKeys", 401)
-        if not (is_challenge and isinstance(body, dict) and "flows" in body):
-            check_response(operation_id, status, body)
-
-    monkeypatch.setattr(tests.homeserver, "check_response", check)
 
 
 def post_keys(user: User, body: Mapping[str, object]) -> Reply:
