@@ -43,6 +43,8 @@ class ListenSection:
     """Address to listen on; keep loopback when a TLS proxy stands in front."""
     port: int = 8008
     """TCP port of the client-server API."""
+    metrics_port: int | None = None
+    """Port on 127.0.0.1 that serves Prometheus metrics at /metrics; null: none."""
     trust_forwarded_headers: bool = False
     """Believe X-Forwarded-For and X-Forwarded-Proto: only behind a proxy that sets them."""
     max_body_bytes: int = 10_485_760

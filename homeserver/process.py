@@ -18,9 +18,12 @@ from twisted.internet import asyncioreactor
 if "twisted.internet.reactor" not in sys.modules:
     asyncioreactor.install(uvloop.new_event_loop())
 
+from prometheus_client.twisted import MetricsResource
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from homeserver.appservice_registrations import Registration
 from homeserver.clock import Clock
@@ -73,6 +76,10 @@ def run_server(
             timeout_seconds=config.listen.idle_timeout_seconds,
         )
         reactor.adoptStreamPort(listening.fileno(), listening.family, site)
+        if config.listen.metrics_port is not None:
+            pages = Resource()
+            pages.putChild(b"metrics", MetricsResource())  # type: ignore[no-untyped-call]  # untyped
+            reactor.listenTCP(config.listen.metrics_port, Site(pages), interface="127.0.0.1")
         listening.close()
         gc.collect()
         gc.freeze()

@@ -196,7 +196,7 @@ def build(
     profiles = Profiles(
         database, background, server_name, propagate=propagation.update, fetch_remote=None
     )
-    access = RoomAccess(database, live_rooms)
+    access = RoomAccess(database, live_rooms, user_rooms)
     timeline = Timeline(database, live_rooms, states, dictionary, access)
     account_data_feed = ChangeFeed(streams.account_data, background, notifier.wake)
     receipts_feed = ChangeFeed(streams.receipts, background, notifier.wake)
@@ -236,6 +236,12 @@ def build(
         AppserviceSender(service, database, live_rooms, http, clock, randomness)
         for service in appservices
     ]
+
+    def appservice_reached(appservice_id: str) -> None:
+        for sender in appservice_senders:
+            if sender.appservice_id == appservice_id:
+                sender.note_reached()
+
     for sender in appservice_senders:
         notifier.subscribe(sender.note_committed)
 
@@ -263,7 +269,7 @@ def build(
             TypingAPI(typing),
             FiltersAPI(filters),
             SyncAPI(sync, filters, max_timeout_seconds=config.limits.sync_max_timeout_seconds),
-            AppservicesAPI(AppservicePing(appservices, http, clock)),
+            AppservicesAPI(AppservicePing(appservices, http, clock, reached=appservice_reached)),
             AccountAPI(accounts, devices, ui_auth),
             DevicesAPI(devices, ui_auth),
             E2EKeysAPI(e2e_keys, cross_signing, device_lists),

@@ -17,13 +17,17 @@ T = TypeVar("T")
 class InlineDatabase:
     """Runs each transaction at once, as a savepoint of one outer transaction.
 
-    `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing.
+    `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing. `lose_next_answer`
+    makes the next transaction that writes an event commit and then look as if the connection had
+    been lost; with `fail_at_after_loss` the next statement after it fails too.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.statements: list[str] = []
         self.fail_at: int | None = None
+        self.lose_next_answer = False
+        self.fail_at_after_loss = False
 
     def run(
         self, function: Callable[Concatenate[Txn, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -43,6 +47,10 @@ class InlineDatabase:
             return fail(DatabaseUnavailable(str(error)))
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
             return fail(error)
+        if self.lose_next_answer and function.__name__ == "_write_txn":
+            self.lose_next_answer = False
+            self.fail_at = 1 if self.fail_at_after_loss else None
+            return fail(DatabaseUnavailable("the connection was lost after the commit"))
         return succeed(result)
 
     read = run

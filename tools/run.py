@@ -12,6 +12,7 @@ from tools.stack import BOT, ROOM_ALIAS, SERVER_NAME, Stack, StackFailed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PERSON = "demo"
+_BOT_SECONDS = 30.0
 
 
 def main() -> int:
@@ -66,7 +67,7 @@ async def _start(stack: Stack) -> None:
     await stack.start_bot(gate["requests room"], [person])
     await stack.signer(PERSON, "sync")
     await _make_room(stack)
-    countersign = f".venv/bin/countersign --dir {_shown(stack.signer_directory(PERSON))}"
+    device = f"--dir {_shown(stack.signer_directory(PERSON))}"
     print(
         f"""
 Countersign is running. Ctrl-C stops it; a second `make run` finds everything again.
@@ -83,8 +84,8 @@ Next, in another terminal: ask for a command in the room, as a person would,
 
 see what the gate wants signed, and countersign it from the person's own device:
 
-  {countersign} pending
-  {countersign} approve DRAFT_ID --wait 60
+  .venv/bin/countersign pending {device}
+  .venv/bin/countersign approve DRAFT_ID --wait 60 {device}
 """,
         flush=True,
     )
@@ -95,7 +96,7 @@ async def _make_room(stack: Stack) -> None:
     if (stack.directory / "room-made").exists():
         return
     token = await stack.log_in(PERSON, "make run")
-    await stack.call(
+    made = await stack.call(
         "POST",
         "/_matrix/client/v3/createRoom",
         {
@@ -107,6 +108,17 @@ async def _make_room(stack: Stack) -> None:
         },
         token,
     )
+    room = quote(made["room_id"])
+    deadline = asyncio.get_running_loop().time() + _BOT_SECONDS
+    while True:
+        path = f"/_matrix/client/v3/rooms/{room}/joined_members"
+        if BOT in (await stack.call("GET", path, token=token))["joined"]:
+            break
+        if asyncio.get_running_loop().time() > deadline:
+            raise StackFailed(
+                f"the request bot does not join; see {stack.directory}/request-bot.log"
+            )
+        await asyncio.sleep(0.1)
     await stack.call("POST", "/_matrix/client/v3/logout", {}, token)
     (stack.directory / "room-made").touch()
 

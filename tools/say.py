@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+
 from tools.run import PERSON, REPOSITORY
 from tools.stack import ROOM_ALIAS, Stack, StackFailed
 
@@ -24,11 +26,18 @@ def main() -> int:
     chosen = parser.parse_args()
     stack = Stack(chosen.directory, port=chosen.port, progress=print)
     try:
-        asyncio.run(_say(stack, chosen.text, chosen.wait))
-    except (StackFailed, OSError) as error:
+        asyncio.run(_speak(stack, chosen.text, chosen.wait))
+    except (StackFailed, aiohttp.ClientError) as error:
         print(f"{error}. Is `make run` running?", file=sys.stderr)
         return 1
     return 0
+
+
+async def _speak(stack: Stack, text: str, seconds: float) -> None:
+    try:
+        await _say(stack, text, seconds)
+    finally:
+        await stack.stop()
 
 
 async def _say(stack: Stack, text: str, seconds: float) -> None:

@@ -28,12 +28,22 @@ ROOM_ALIAS = f"#workshop:{SERVER_NAME}"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+_COMMAND_SECONDS = 120.0
 
 Progress = Callable[[str], None]
 
 
 class StackFailed(Exception):
     """The message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one of our commands ended."""
+
+    code: int
+    printed: str
+    problems: str
 
 
 @dataclass
@@ -71,6 +81,8 @@ class Stack:
                     "-m", "appservices.request_bot", "register",
                     "--homeserver", self.base_url,
                     "--listen", f"http://127.0.0.1:{_free_port()}",
+                    "--localpart", BOT[1:].partition(":")[0],
+                    "--localpart", BOT[1:].partition(":")[0],
                     "--output", str(registration),
                 ]
             )  # fmt: skip
@@ -86,12 +98,12 @@ class Stack:
             }
             config.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8")
         self._progress("Starting the homeserver (and its PostgreSQL)…")
-        await self._spawn("homeserver", ["-m", "homeserver", "run", "--config", str(config)])
+        await self.spawn("homeserver", ["-m", "homeserver", "run", "--config", str(config)])
         await self._wait_for(self._answers, "homeserver")
 
     async def start_gate(self) -> None:
         self._progress("Starting the gate…")
-        await self._spawn(
+        await self.spawn(
             "gate", ["-m", "agent_bridge", "gate", "run", "--config", str(self.gate_config)]
         )
         log = self._programs[-1].log
@@ -113,7 +125,7 @@ class Stack:
         ]  # fmt: skip
         for inviter in inviters:
             arguments += ["--inviter", inviter]
-        await self._spawn("request-bot", arguments)
+        await self.spawn("request-bot", arguments)
 
     async def stop(self) -> None:
         """End everything in the reverse order of its start."""
@@ -275,6 +287,13 @@ class Stack:
 
     async def run(self, arguments: Sequence[str], *, expect: int | None = 0) -> str:
         """Run one of our commands to its end and return what it prints. Raises StackFailed."""
+        ended = await self.run_to_end(arguments)
+        if expect is not None and ended.code != expect:
+            said = (ended.problems or ended.printed).strip()
+            raise StackFailed(f"{' '.join(arguments[1:4])}: {said or ended.code}")
+        return ended.printed + ("" if expect == 0 else ended.problems)
+
+    async def run_to_end(self, arguments: Sequence[str]) -> Ended:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -282,15 +301,23 @@ class Stack:
             stderr=asyncio.subprocess.PIPE,
             stdin=asyncio.subprocess.DEVNULL,
         )
-        printed, problems = await asyncio.wait_for(process.communicate(), 120)
-        if expect is not None and process.returncode != expect:
-            said = (problems or printed).decode(errors="replace").strip()
-            raise StackFailed(f"{' '.join(arguments[1:4])}: {said or process.returncode}")
-        return printed.decode(errors="replace") + (
-            "" if expect == 0 else problems.decode(errors="replace")
+        try:
+            printed, problems = await asyncio.wait_for(process.communicate(), _COMMAND_SECONDS)
+        except TimeoutError:
+            raise StackFailed(f"{' '.join(arguments[1:4])} does not come to an end") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        return Ended(
+            process.returncode,
+            printed.decode(errors="replace"),
+            problems.decode(errors="replace"),
         )
 
-    async def _spawn(self, name: str, arguments: Sequence[str]) -> None:
+    async def spawn(self, name: str, arguments: Sequence[str]) -> Program:
+        """Start a program of ours that `stop` ends; its log is NAME.log."""
         log = self.directory / f"{name}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -301,7 +328,9 @@ class Stack:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is ours: we end them in order
             )
-        self._programs.append(Program(name, process, log))
+        program = Program(name, process, log)
+        self._programs.append(program)
+        return program
 
     async def _wait_for(self, condition: Callable[[], Any], name: str) -> None:
         program = next(p for p in self._programs if p.name == name)

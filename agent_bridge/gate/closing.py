@@ -54,7 +54,8 @@ class Closing:
         status   the contract's word for this end, when it is not the state's own
         """
         state = next_state(draft.state, event)
-        text = reason if not detail else f"{reason}: {_plain(detail)}"
+        code = str(reason)  # an enumeration member is not what goes into a receipt
+        text = code if not detail else f"{code}: {_plain(detail)}"
         outcome = Outcome(state, None, None, None, now.wall_ms, text)
         receipt_id = self.receipts.write(
             draft.frozen, Ending(event, outcome, draft.refs, draft.tip), now.wall_ms
@@ -63,7 +64,7 @@ class Closing:
             self.history.note_denial(now.wall_ms)
         self._leave(draft, state)
         self.ledger.say(
-            draft.request_key, status or state, reason_code=reason, receipt_digest=receipt_id
+            draft.request_key, status or state, reason_code=code, receipt_digest=receipt_id
         )
 
     def close_run(self, draft: OpenDraft, execution: Execution, now: Instant) -> None:
@@ -71,9 +72,10 @@ class Closing:
         outcome = execution.outcome
         code = "" if execution.ending is RunEnding.EXITED else execution.ending.value
         if execution.ending is RunEnding.STOPPED:
-            code = draft.stopped_because or code
+            code = str(draft.stopped_because) or code
             outcome = replace(outcome, reason=code)
-        outcome = replace(outcome, reason=_plain(outcome.reason))
+        signal = None if outcome.signal is None else int(outcome.signal)
+        outcome = replace(outcome, reason=_plain(outcome.reason), signal=signal)
         state = outcome.state
         receipt_id = self.receipts.write(
             draft.frozen,
@@ -88,7 +90,6 @@ class Closing:
             now.wall_ms,
         )
         self._leave(draft, state)
-        signal = execution.signal
         self.ledger.say(
             draft.request_key,
             state,

@@ -6,12 +6,14 @@ quorum of recorded decisions; any denial ends it, whenever it comes.
 
 import logging
 
+from agent_bridge.core.actions import Action, ExecAction
 from agent_bridge.core.decision import PlainDenial, Verdict, VerifiedDecision, parse_decision
 from agent_bridge.core.frozen_draft import DRAFT_EVENT, draft_content
 from agent_bridge.core.quorum import Instant, Quorum, QuorumStatus, check_time
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.rendering import rendering_html
 from agent_bridge.core.states import Event, State
+from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.approvals_room import Cast, Listener, PlainNo, Refusal
 from agent_bridge.gate.gate_reasons import AnyReason, Declined, GateReason
 from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
@@ -26,6 +28,7 @@ from agent_bridge.matrix import TimelineEvent
 logger = logging.getLogger(__name__)
 
 _DRAFT_KEY = "draft:"
+_SUMMARY_CHARACTERS = 1000
 
 
 class Countersigning:
@@ -50,10 +53,9 @@ class Countersigning:
 
     def put_before_people(self, draft: OpenDraft, now: Instant) -> None:
         """Post a new draft; one that needs nobody is approved at once."""
-        rendering = draft.frozen.rendering
         content = draft_content(draft.frozen) | {
             "format": "org.matrix.custom.html",
-            "formatted_body": rendering_html(rendering),
+            "formatted_body": rendering_html(draft.frozen.rendering),
         }
         self._outbox.put(f"{_DRAFT_KEY}{draft.draft_id}", Room.APPROVALS, DRAFT_EVENT, content)
         need, policy = draft.frozen.draft.need, draft.frozen.draft.policy
@@ -62,7 +64,7 @@ class Countersigning:
             State.PENDING,
             draft_id=draft.draft_id,
             tier=policy.tier.name,
-            summary=_summary(rendering),
+            summary=_summary(draft.frozen.draft.action),
             needed=0 if need is None else need.approvals,
             have=0,
             expires_ms=draft.frozen.draft.expires_at,
@@ -214,8 +216,11 @@ class Countersigning:
         )
 
 
-def _summary(rendering: str) -> str:
-    """The lines that say what would run, on one line."""
-    lines = [line.strip() for line in rendering.splitlines()[1:]]
-    wanted = [line for line in lines if line.startswith(("run ", "argv[", "on this script"))]
-    return " ".join(" ".join(line.split()) for line in wanted)[:1000]
+def _summary(action: Action) -> str:
+    """Say on one line what would run; the draft shows it whole."""
+    if isinstance(action, ExecAction):
+        return " ".join(map(quote, action.argv))[:_SUMMARY_CHARACTERS]
+    first_line = action.script.partition(b"\n")[0]
+    words = (action.interpreter.path, *action.arguments)
+    text = f"{' '.join(map(quote, words))} on {len(action.script)} bytes: {quote(first_line)}"
+    return text[:_SUMMARY_CHARACTERS]

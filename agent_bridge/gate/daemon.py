@@ -79,7 +79,7 @@ class Gate:
     async def start(self) -> None:
         """1. Close what the last process left open. 2. Say what was not said.
 
-        3. Know the approvers. 4. Invite who belongs in.
+        3. Know the approvers. 4. Take in what came meanwhile. 5. Invite who belongs in.
         """
         now = self.clock()
         self.store.recover(now.wall_ms)  # 1
@@ -88,7 +88,10 @@ class Gate:
         self._publish_head(now.wall_ms)
         await self.approvers.follow()  # 3
         self._update_approvers()
-        await self.invite_missing()  # 4
+        batch = await self.client.sync_once(0)  # 4
+        await self.handle(batch)
+        await self.client.acknowledge(batch)
+        await self.invite_missing()  # 5
         self._write_status()
 
     async def run(self) -> None:

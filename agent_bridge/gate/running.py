@@ -17,7 +17,7 @@ from agent_bridge.core.states import Event, State
 from agent_bridge.gate.approvers import Approvers
 from agent_bridge.gate.clock import Clock
 from agent_bridge.gate.closing import Closing
-from agent_bridge.gate.executor import Executor
+from agent_bridge.gate.executor import Execution, Executor
 from agent_bridge.gate.executor_commit import Approved, Drift
 from agent_bridge.gate.gate_reasons import GateReason
 from agent_bridge.gate.open_drafts import OpenDraft
@@ -58,7 +58,12 @@ class Runner:
         """Start a run that owns itself: whatever happens in it ends in a receipt and the log."""
         task = asyncio.create_task(self._run(draft), name=f"run {draft.draft_id}")
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("No receipt could be written run=%s", task.get_name(), exc_info=error)
 
     async def finish(self) -> None:
         """Wait until nothing runs."""
@@ -77,21 +82,10 @@ class Runner:
         )
 
     async def _run(self, draft: OpenDraft) -> None:
-        """1. Wait for a slot. 2. Read the revocations again. 3. Execute. 4. Write the receipt."""
+        """Wait for a slot, execute, write the receipt."""
         try:
-            async with self.slots:  # 1
-                await self._follow_approvers(draft)  # 2
-                limits = self.count(draft, self.clock()).limits
-                approved = Approved(draft.frozen, draft.action, limits)
-                assert self.executor is not None  # without a sandbox nothing is drafted
-                execution = await self.executor.execute(  # 3
-                    approved,
-                    recheck=lambda: self._look_again(draft),
-                    sink=lambda chunk: self._tell(draft, chunk),
-                    stop=draft.stop,
-                    chunk_interval=self.chunk_interval,
-                )
-                self.closing.close_run(draft, execution, self.clock())  # 4
+            async with self.slots:
+                execution = await self._execute(draft)
         except Drift as drift:
             self._close(draft, Event.DRIFT_FOUND, "drift", str(drift))
         except Refused as error:
@@ -101,6 +95,20 @@ class Runner:
             logger.exception("A run failed in the gate itself draft=%s", draft.draft_id)
             event = Event.LOST if draft.state is State.RUNNING else Event.DRIFT_FOUND
             self._close(draft, event, GateReason.INTERNAL)
+        else:
+            self.closing.close_run(draft, execution, self.clock())
+
+    async def _execute(self, draft: OpenDraft) -> Execution:
+        await self._follow_approvers(draft)
+        approved = Approved(draft.frozen, draft.action, self.count(draft, self.clock()).limits)
+        assert self.executor is not None  # without a sandbox nothing is drafted
+        return await self.executor.execute(
+            approved,
+            recheck=lambda: self._look_again(draft),
+            sink=lambda chunk: self._tell(draft, chunk),
+            stop=draft.stop,
+            chunk_interval=self.chunk_interval,
+        )
 
     def _close(self, draft: OpenDraft, event: Event, reason: str, detail: str = "") -> None:
         if draft.state not in (State.APPROVED, State.RUNNING):

@@ -12,10 +12,10 @@ of its rooms is dropped, because only the database knows whether it happened.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.background import Background
 from homeserver.core.errors import EventMalformed, EventRejected
@@ -70,6 +70,8 @@ class CommitLoop:
         self._background = background
         self._waiting: deque[_Submission] = deque()
         self._is_running = False
+        self._unsure_keys: set[str] = set()
+        """Who is to look again after the next commit, because one before may have happened."""
 
     def submit(
         self, room_id: RoomID, templates: Sequence[EventTemplate]
@@ -106,23 +108,54 @@ class CommitLoop:
             built = self._build(submission, changes)
             if built is not None:
                 ready.append((submission, built))
-        written = list(changes.values())
         COMMIT_BATCH.observe(sum(len(built) for _, built in ready))
         self._live_rooms.pin(changes)
+        failed: Mapping[RoomID, Exception] = _all_failed(list(changes.values()), CancelledError())
         try:
-            if written:
-                await self._db.run(_write_txn, written)  # 3
-        except BaseException as error:
-            self._fail(changes, ready, error)
-            if not isinstance(error, Exception):
-                raise
-            return
+            failed = await self._write(list(changes.values()))  # 3
         finally:
+            written = [change for room_id, change in changes.items() if room_id not in failed]
+            self._changes.end_batch(max((c.last_position for c in written), default=0))
             self._live_rooms.pin(())
-            self._changes.release_positions()
+            self._fail(changes, ready, failed)
         self._publish(written)  # 4
         for submission, built in ready:
             _answer(submission, built)
+
+    async def _write(self, changes: Sequence[RoomChange]) -> Mapping[RoomID, Exception]:
+        """Commit the changes in one transaction, and return which rooms' failed and why.
+
+        1. A lost connection may have been lost after the commit: the database is asked.
+        2. What the database refuses for what it says must not keep other rooms from being heard:
+           each room is then committed alone.
+        """
+        if not changes:
+            return {}
+        try:
+            await self._db.run(_write_txn, changes)
+        except DatabaseUnavailable as error:
+            return {} if await self._has_happened(changes) else _all_failed(changes, error)  # 1
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to those who wait, and logged there
+            if len(changes) == 1:
+                return _all_failed(changes, error)
+            failed: dict[RoomID, Exception] = {}
+            for change in changes:  # 2
+                failed |= await self._write([change])
+            return failed
+        return {}
+
+    async def _has_happened(self, changes: Sequence[RoomChange]) -> bool:
+        for change in changes:
+            if change.new_events:
+                try:
+                    return await self._db.read(
+                        events.has_event, change.room.room_nid, change.last_position
+                    )
+                except DatabaseUnavailable:
+                    return False
+        return False
 
     def _take(self) -> list[_Submission]:
         taken: list[_Submission] = []
@@ -161,38 +194,53 @@ class CommitLoop:
 
     def _fail(
         self,
-        changes: dict[RoomID, RoomChange],
-        ready: list[tuple[_Submission, list[TimelineEvent]]],
-        error: BaseException,
+        changes: Mapping[RoomID, RoomChange],
+        ready: Sequence[tuple[_Submission, list[TimelineEvent]]],
+        failed: Mapping[RoomID, Exception],
     ) -> None:
-        logger.error("Commit failed rooms=%d", len(changes), exc_info=error)
-        for room_id in changes:
+        """Answer those whose commit failed, and forget what memory has of their rooms.
+
+        Should it have happened all the same, syncs must find it: the rooms count as moved.
+        """
+        for room_id, error in failed.items():
+            change = changes[room_id]
+            logger.error("Commit failed room=%s", room_id, exc_info=error)
             self._live_rooms.drop(room_id)
+            self._user_rooms.room_moved(change.room.room_nid, change.last_position)
+            self._unsure_keys.add(room_id)
+            for user_id in change.members:
+                self._user_rooms.drop(user_id)
+                self._unsure_keys.add(user_id)
         for submission, _ in ready:
-            submission.answer.errback(
-                error
-                if isinstance(error, DatabaseUnavailable)
-                else DatabaseUnavailable("the commit failed")
-            )
+            cause = failed.get(submission.room_id)
+            if cause is not None and not submission.answer.called:
+                submission.answer.errback(
+                    cause
+                    if isinstance(cause, DatabaseUnavailable)
+                    else DatabaseUnavailable("the commit failed")
+                )
 
     def _publish(self, written: Sequence[RoomChange]) -> None:
-        keys: set[str] = set()
+        keys, self._unsure_keys = self._unsure_keys, set()
         told: list[Committed] = []
         for change in written:
             room = change.room
             change.apply()
-            self._live_rooms.weigh(room)
             keys.add(room.room_id)
             for user_id, member in change.members.items():
-                self._user_rooms.changed(
-                    user_id, room.room_id, room.room_nid, member.membership, member.event_nid
-                )
+                self._user_rooms.changed(user_id, room.room_id, room.room_nid, member)
                 keys.add(user_id)
             self._user_rooms.room_moved(room.room_nid, room.last_event)
             told += [Committed(room.room_id, found) for found in change.new_events]
         told.sort(key=lambda committed: committed.event.event_nid)
         self._notifier.wake(keys)
         self._notifier.publish(told)
+        for change in written:
+            self._live_rooms.weigh(change.room)  # now, as listeners look into the room
+
+
+def _all_failed(changes: Sequence[RoomChange], error: Exception) -> dict[RoomID, Exception]:
+    return {change.room.room_id: error for change in changes}
 
 
 def _answer(submission: _Submission, built: list[TimelineEvent]) -> None:

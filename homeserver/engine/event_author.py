@@ -18,6 +18,7 @@ from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.errors import BadJSON, Forbidden, NotFound, ServiceUnavailable, TooLarge
 
 _MAX_TRIES = 10
+_MAX_NAME_BYTES = 255
 
 
 class EventAuthor:
@@ -39,11 +40,11 @@ class EventAuthor:
         Raises NotFound for an unknown room, Forbidden, BadJSON, TooLarge.
         """
         room = await self._find_room(room_id)
-        if template.txn_id is None or template.device_id is None:
+        if template.scoped_txn_id is None or template.device_id is None:
             return await self._send_one(room, template)
         return await self._transactions.once(  # 1
             (template.sender, DeviceID(template.device_id)),
-            (room.room_nid, template.txn_id),
+            (room.room_nid, template.scoped_txn_id),
             lambda: self._send_one(room, template),
         )
 
@@ -54,6 +55,8 @@ class EventAuthor:
         self, room_id: RoomID, templates: Sequence[EventTemplate]
     ) -> list[TimelineEvent]:
         """Commit several events of one room together, all or none. Raises as `send`."""
+        for template in templates:
+            _check_names(template)
         try:
             for _ in range(_MAX_TRIES):  # 4
                 room = await self._find_room(room_id)  # 2
@@ -106,3 +109,14 @@ class EventAuthor:
             room = await self._live_rooms.find(room_id)
             if room is not None:
                 await self._live_rooms.load_members(room, [missing.user])
+
+
+def _check_names(template: EventTemplate) -> None:
+    """Refuse what the tables of names cannot hold. Raises BadJSON, TooLarge."""
+    for name in (template.type, template.state_key or "", template.txn_id or ""):
+        if "\x00" in name:
+            raise BadJSON("NUL is not possible in an event's type, state key or transaction id")
+        if len(name.encode()) > _MAX_NAME_BYTES:
+            raise TooLarge(
+                f"Type, state key and transaction id have at most {_MAX_NAME_BYTES} bytes"
+            )

@@ -45,6 +45,22 @@ class Tip:
 class Member:
     membership: str
     event_nid: int
+    joined_nid: int | None = None
+    """Number of the event that began the last stay; None: never joined."""
+    left_nid: int | None = None
+    """Number of the event that ended it; None: it goes on, or there was none."""
+
+
+def next_member(before: Member | None, membership: str, event_nid: int) -> Member:
+    """Return what a membership event makes of a member."""
+    was_joined = before is not None and before.membership == "join"
+    if membership == "join":
+        joined_nid = before.joined_nid if before is not None and was_joined else event_nid
+        return Member(membership, event_nid, joined_nid)
+    if before is None:
+        return Member(membership, event_nid)
+    left_nid = event_nid if was_joined else before.left_nid
+    return Member(membership, event_nid, before.joined_nid, left_nid)
 
 
 class LiveRoom:
@@ -70,17 +86,12 @@ class LiveRoom:
         self.recent_from = 0
         """Every shown event after this number is in `recent`."""
         self.last_event = 0
-        self._recent_bytes = 0
+        self._event_bytes = 0
 
     @property
     def size(self) -> int:
         """Bytes of memory, roughly."""
-        return (
-            _BYTES_A_ROOM
-            + _BYTES_A_MEMBER * len(self.members)
-            + 2_000 * (len(self.member_events) + len(self.state_events))
-            + self._recent_bytes
-        )
+        return _BYTES_A_ROOM + _BYTES_A_MEMBER * len(self.members) + self._event_bytes
 
     def find_state(self, event_type: str, state_key: str = "") -> TimelineEvent | None:
         """Return a current state event; member events only if they are in memory."""
@@ -91,7 +102,7 @@ class LiveRoom:
     def find_content(self, event_type: str, state_key: str = "") -> Mapping[str, object]:
         """Return the content of a current state event other than members; empty if none."""
         found = self.state_events.get((event_type, state_key))
-        return found.event.content if found is not None else {}
+        return found.shown.content if found is not None else {}
 
     def membership_of(self, user_id: UserID) -> str | None:
         member = self.members.get(user_id)
@@ -108,9 +119,10 @@ class LiveRoom:
         content = self.find_content("m.room.history_visibility")
         return parse_history_visibility(content.get("history_visibility"))  # type: ignore[arg-type]  # JSON
 
-    def set_member(self, user_id: UserID, membership: str, event_nid: int) -> None:
+    def set_member(self, user_id: UserID, member: Member) -> None:
         before = self.membership_of(user_id)
-        self.members[user_id] = Member(membership, event_nid)
+        membership = member.membership
+        self.members[user_id] = member
         self.invited_count += (membership == "invite") - (before == "invite")
         if (membership == "join") != (before == "join"):
             server = server_name_of(user_id) or ""
@@ -125,25 +137,36 @@ class LiveRoom:
 
     def remember_member_event(self, found: TimelineEvent) -> None:
         user_id = UserID(found.event.state_key or "")
+        before = self.member_events.get(user_id)
+        self._event_bytes += found.size - (before.size if before is not None else 0)
         self.member_events[user_id] = found
         self.member_events.move_to_end(user_id)
         while len(self.member_events) > _MAX_MEMBER_EVENTS:
-            self.member_events.popitem(last=False)
+            _, dropped = self.member_events.popitem(last=False)
+            self._event_bytes -= dropped.size
+
+    def set_state_event(self, found: TimelineEvent) -> None:
+        slot = (found.event.type, found.event.state_key or "")
+        before = self.state_events.get(slot)
+        self._event_bytes += found.size - (before.size if before is not None else 0)
+        self.state_events[slot] = found
 
     def append_recent(self, found: TimelineEvent) -> None:
         self.recent.append(found)
-        self._recent_bytes += found.size
+        self._event_bytes += found.size
         self.last_event = found.event_nid
         while len(self.recent) > _RECENT_EVENTS:
             dropped = self.recent.popleft()
             self.recent_from = dropped.event_nid
-            self._recent_bytes -= dropped.size
+            self._event_bytes -= dropped.size
 
-    def redact(self, event_nid: int, redaction: Event) -> None:
+    def redact(self, event_nid: int, redaction: Event, redaction_target: EventID) -> None:
         """Let a redaction take effect on whatever is in memory."""
         for found in (*self.recent, *self.state_events.values(), *self.member_events.values()):
             if found.event_nid == event_nid:
                 found.redact(redaction)
+            elif found.replaced is not None and found.replaced.event_id == redaction_target:
+                found.redact_replaced()
 
     def recent_after(self, event_nid: int) -> Iterator[TimelineEvent]:
         """Newest first, the shown events after `event_nid` that are in memory."""
@@ -209,16 +232,21 @@ class LiveRooms:
 
     def weigh(self, room: LiveRoom) -> None:
         """Account for a room that has changed, and let others go if the budget is spent."""
+        if self._rooms.get(room.room_id) is not room:
+            return  # it left memory in the meantime
         self._size += room.size - self._sizes.get(room.room_id, 0)
         self._sizes[room.room_id] = room.size
-        while self._size > self._budget and len(self._rooms) > 1:
-            oldest = next(iter(self._rooms))
-            if oldest in self._pinned or oldest == room.room_id:
-                self._rooms.move_to_end(oldest)
-                if len(self._rooms) <= len(self._pinned) + 1:
-                    break
-                continue
-            self.drop(oldest)
+        excess = self._size - self._budget
+        leaving = []
+        for room_id, other in self._rooms.items():
+            if excess <= 0:
+                break
+            # A room without a tail is being made: the database does not have it yet.
+            if room_id not in self._pinned and other is not room and other.tail is not None:
+                leaving.append(room_id)
+                excess -= self._sizes[room_id]
+        for room_id in leaving:
+            self.drop(room_id)
         LIVE_ROOMS.set(len(self._rooms))
 
     async def _load(self, room_id: RoomID) -> LiveRoom | None:
@@ -240,13 +268,21 @@ class LiveRooms:
             room.room_nid, head.current_state
         )  # 2
         for member in await self._db.read(memberships.list_members, room.room_nid):  # 3
-            room.set_member(member.user_id, memberships.NAMES[member.membership], member.event_nid)
+            room.set_member(
+                member.user_id,
+                Member(
+                    memberships.NAMES[member.membership],
+                    member.event_nid,
+                    member.joined_nid,
+                    member.left_nid,
+                ),
+            )
         member_nids = {member.event_nid for member in room.members.values()}
         nids = [nid for nid in room.state.values() if nid not in member_nids]
         for stored in await self._db.read(events.list_events, room.room_nid, nids):  # 4
             found = load_timeline_event(room.version, stored)
             if found.event.type != MEMBER:
-                room.state_events[(found.event.type, found.event.state_key or "")] = found
+                room.set_state_event(found)
         return room
 
     async def load_members(self, room: LiveRoom, user_ids: Iterable[UserID]) -> None:
@@ -263,6 +299,7 @@ class LiveRooms:
             current = room.members.get(UserID(found.event.state_key or ""))
             if current is not None and current.event_nid == found.event_nid:
                 room.remember_member_event(found)
+        self.weigh(room)
 
     async def list_state(self, room: LiveRoom, *, with_members: bool) -> list[TimelineEvent]:
         """Return the current state; with all members it may be much."""
@@ -291,4 +328,5 @@ class LiveRooms:
                 current = room.members.get(UserID(fresh.event.state_key or ""))
                 if current is not None and current.event_nid == fresh.event_nid:
                     room.remember_member_event(fresh)
+            self.weigh(room)
         return found

@@ -19,7 +19,7 @@ from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.power_levels import power_levels_of
 from homeserver.core.signing import SigningKey
 from homeserver.engine.dictionary import Dictionary, Slot
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip
+from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip, next_member
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.streams import Stream
 from homeserver.engine.timeline_event import TimelineEvent, stripped_fields
@@ -72,10 +72,16 @@ class EventTemplate:
     """None: now."""
     device_id: str | None = None
     txn_id: str | None = None
+    txn_scope: str = ""
+    """Endpoints beside `send`, whose transaction ids are others, name themselves."""
     event: Event | None = None
     """Made already: the m.room.create whose hash is the room id."""
     skip_if_unchanged: bool = False
     """Answer the current state event when it says the same by the same sender."""
+
+    @property
+    def scoped_txn_id(self) -> str | None:
+        return None if self.txn_id is None else self.txn_scope + self.txn_id
 
 
 class RoomChange:
@@ -94,7 +100,7 @@ class RoomChange:
         self.transactions: list[NewTransaction] = []
         self.redactions: list[tuple[int, int]] = []
         """(event number of the target, of the redaction)"""
-        self.redaction_events: list[tuple[int, Event]] = []
+        self.redaction_events: list[tuple[TimelineEvent, Event]] = []
 
     def mark(self) -> dict[str, Any]:
         """Return what `undo` needs to go back to now."""
@@ -119,13 +125,18 @@ class RoomChange:
     def state_number(self, slot_nid: int) -> int | None:
         return self.state.get(slot_nid) or self.room.state.get(slot_nid)
 
+    @property
+    def last_position(self) -> int:
+        """Number of the newest event; 0 when there is none."""
+        return self.new_events[-1].event_nid if self.new_events else 0
+
     def head(self) -> NewHead:
         assert self.tail is not None
         return NewHead(
             self.room.room_nid,
             [tip.event_nid for tip in self.tips],
             self.tail.state_nid,
-            self.new_events[-1].event_nid,
+            self.last_position,
         )
 
     def apply(self) -> None:
@@ -134,16 +145,16 @@ class RoomChange:
         room.tips, room.tail = self.tips, self.tail
         room.state.update(self.state)
         for user_id, member in self.members.items():
-            room.set_member(user_id, member.membership, member.event_nid)
+            room.set_member(user_id, member)
         for slot, found in self.state_events.items():
             if slot[0] == MEMBER:
                 room.remember_member_event(found)
             else:
-                room.state_events[slot] = found
+                room.set_state_event(found)
         for found in self.new_events:
             room.append_recent(found)
-        for target_nid, redaction in self.redaction_events:
-            room.redact(target_nid, redaction)
+        for target, redaction in self.redaction_events:
+            room.redact(target.event_nid, redaction, target.event.event_id)
 
 
 class RoomChanges:
@@ -173,11 +184,18 @@ class RoomChanges:
             change.segments.append(first)
         return change
 
-    def release_positions(self) -> None:
-        """Say that the batch has ended, well or badly."""
-        for position in self._positions:
+    def end_batch(self, last_committed: int) -> None:
+        """Let readers see up to `last_committed`, the batch's last durable position; 0: nothing is.
+
+        Positions after it, which no row remembers, must not get into a token: the next process
+        gives them to other events. The first of them stays under way until a later commit.
+        """
+        for position in [p for p in self._positions if p <= last_committed]:
             self._stream.release(position)
-        self._positions = []
+        unused = sorted(p for p in self._positions if p > last_committed)
+        for position in unused[1:]:
+            self._stream.release(position)
+        self._positions = unused[:1]
 
     def add(self, change: RoomChange, template: EventTemplate) -> TimelineEvent:
         """Build, authorise and take in one event.
@@ -277,7 +295,7 @@ class RoomChanges:
             event_nid,
             state_before=state_before,
             state_after=change.tail.state_nid,
-            replaced=replaced.event if replaced is not None else None,
+            replaced=replaced.shown if replaced is not None else None,
             sender_device=template.device_id,
             txn_id=template.txn_id,
         )
@@ -308,7 +326,7 @@ class RoomChanges:
                 self._take_in_membership(change, found)
         if template.redacted is not None:
             change.redactions.append((template.redacted.event_nid, event_nid))
-            change.redaction_events.append((template.redacted.event_nid, event))
+            change.redaction_events.append((template.redacted, event))
         self._note_transaction(change, template, found)
         return found
 
@@ -328,8 +346,10 @@ class RoomChanges:
         if isinstance(row, Segment):
             change.segments.append(row)
         elif change.growths and change.growths[-1].segment_nid == row.segment_nid:
-            joined = change.growths[-1].changes + row.changes
-            change.growths[-1] = replace(row, changes=joined)
+            last = change.growths[-1]
+            change.growths[-1] = replace(
+                row, changes=last.changes + row.changes, count_before=last.count_before
+            )
         else:
             change.growths.append(row)
 
@@ -340,13 +360,17 @@ class RoomChanges:
         user_nid = self._dictionary.find_user(user_id)
         if user_nid is None:
             raise NotLoaded("number", user=user_id)
-        change.members[user_id] = Member(membership, found.event_nid)
+        before = change.members.get(user_id) or change.room.members.get(user_id)
+        member = next_member(before, membership, found.event_nid)
+        change.members[user_id] = member
         change.membership_rows.append(
             NewMembership(
                 user_nid=user_nid,
                 room_nid=change.room.room_nid,
                 membership=NUMBERS[membership],
                 event_nid=found.event_nid,
+                joined_nid=member.joined_nid,
+                left_nid=member.left_nid,
                 stripped_state=(
                     self._stripped_state(change, event)
                     if membership in ("invite", "knock")
@@ -380,7 +404,7 @@ class RoomChanges:
             NewTransaction(
                 user_nid=sender_nid,
                 device_id=template.device_id,
-                txn_id=template.txn_id,
+                txn_id=template.scoped_txn_id or "",
                 room_nid=change.room.room_nid,
                 event_nid=found.event_nid,
                 created_ts=self._clock.now_ms(),

@@ -1,7 +1,7 @@
 """Which event each transaction id of a device has made, so that a repeated send answers the first.
 
 spec: client-server-api/#transaction-identifiers, v1.19. Scope: device, room and transaction id; 24
-hours. A device's are read once from the database, then memory follows the commits.
+hours. A device's newest are read once from the database, then memory follows the commits.
 """
 
 from collections import OrderedDict
@@ -43,6 +43,10 @@ class SentTransactions:
             known = await self._load(device)
             if key in known:
                 return known[key]
+            if len(known) >= _MAX_PER_DEVICE:
+                forgotten = await self._find_stored(device, key)
+                if forgotten is not None:
+                    return forgotten
             waiting = self._under_way.get((device, key))
             if waiting is None:
                 break
@@ -73,6 +77,7 @@ class SentTransactions:
                 client_transactions.list_transactions,
                 *device,
                 self._clock.now_ms() - _KEPT_MS,
+                _MAX_PER_DEVICE,
             )
             known = self._known.setdefault(device, OrderedDict())
             for row in rows:
@@ -82,6 +87,14 @@ class SentTransactions:
             while len(self._known) > _MAX_DEVICES:
                 self._known.popitem(last=False)
         return known
+
+    async def _find_stored(self, device: _Device, key: _Key) -> EventID | None:
+        row = await self._db.read(
+            client_transactions.find_transaction, *device, *key, self._clock.now_ms() - _KEPT_MS
+        )
+        if row is None:
+            return None
+        return decode_event_id(ROOM_VERSIONS[row.room_version], row.event_id)
 
     async def delete_old(self) -> None:
         await self._db.run(

@@ -85,6 +85,7 @@ class StateStore:
                 room_nid=room_nid,
                 segment_nid=tail.segment_nid,
                 changes=pack_changes([change]),
+                count_before=tail.change_count,
                 change_count=grown.change_count,
                 state_hash=_hash_bytes(state_hash),
             )

@@ -17,6 +17,7 @@ class TimelineEvent:
     """Immutable but for a redaction that arrives later."""
 
     __slots__ = (
+        "_redaction",
         "event",
         "event_nid",
         "has_unsigned",
@@ -47,8 +48,10 @@ class TimelineEvent:
         self.state_before = state_before
         self.state_after = state_after
         self.replaced = replaced
+        """The state event that held the slot before; redacted if it has been."""
         self.sender_device = sender_device
         self.txn_id = txn_id
+        self._redaction = redaction
         self.is_redacted = redaction is not None
         self.json, self.has_unsigned = _client_json(event, replaced, redaction)
 
@@ -58,14 +61,27 @@ class TimelineEvent:
         return (self.event.depth, self.event_nid)
 
     @property
+    def shown(self) -> Event:
+        """The event as people may see it."""
+        return redact_event(self.event) if self.is_redacted else self.event
+
+    @property
     def size(self) -> int:
         """Bytes of memory, roughly."""
-        return 600 + 3 * len(self.event.pdu_bytes) + len(self.json)
+        replaced = 0 if self.replaced is None else 600 + 3 * len(self.replaced.pdu_bytes)
+        return 600 + 4 * len(self.event.pdu_bytes) + replaced
 
     def redact(self, redaction: Event) -> None:
         if not self.is_redacted:
             self.is_redacted = True
-            self.json, self.has_unsigned = _client_json(self.event, None, redaction)
+            self._redaction = redaction
+            self.json, self.has_unsigned = _client_json(self.event, self.replaced, redaction)
+
+    def redact_replaced(self) -> None:
+        """Leave out of `prev_content` what the replaced event has lost by a redaction."""
+        if self.replaced is not None:
+            self.replaced = redact_event(self.replaced)
+            self.json, self.has_unsigned = _client_json(self.event, self.replaced, self._redaction)
 
     def json_for(self, user_id: str, device_id: str | None) -> bytes:
         """Return the JSON for this device: with the transaction id if it sent the event."""
@@ -131,11 +147,14 @@ def load_timeline_event(version: RoomVersion, stored: StoredEvent) -> TimelineEv
     def parsed(pdu: bytes | None) -> Event | None:
         return None if pdu is None else parse_event(version, pdu)
 
+    replaced = parsed(stored.replaced_pdu)
+    if replaced is not None and stored.is_replaced_redacted:
+        replaced = redact_event(replaced)
     return TimelineEvent(
         parse_event(version, stored.pdu),
         stored.event_nid,
         state_before=stored.state_before,
         state_after=stored.state_after,
-        replaced=parsed(stored.replaced_pdu),
+        replaced=replaced,
         redaction=parsed(stored.redaction_pdu),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import LiveRooms
+from homeserver.engine.live_rooms import LiveRooms, Member
 from homeserver.storage import memberships, rooms
 from homeserver.storage.database import Database
 
@@ -25,6 +25,10 @@ class RoomOfUser:
     membership: str
     event_nid: int
     """Number of the membership event."""
+    joined_nid: int | None
+    """Number of the event that began the last stay; None: never joined."""
+    left_nid: int | None
+    """Number of the event that ended it."""
 
 
 class UserRooms:
@@ -60,7 +64,12 @@ class UserRooms:
             rows = await self._db.read(memberships.list_rooms_of_user, user_id)
             known = {
                 row.room_id: RoomOfUser(
-                    row.room_id, row.room_nid, memberships.NAMES[row.membership], row.event_nid
+                    row.room_id,
+                    row.room_nid,
+                    memberships.NAMES[row.membership],
+                    row.event_nid,
+                    row.joined_nid,
+                    row.left_nid,
                 )
                 for row in rows
             }
@@ -75,15 +84,24 @@ class UserRooms:
             for loaded in self._loading.pop(user_id):
                 loaded.callback(None)
 
-    def changed(
-        self, user_id: UserID, room_id: RoomID, room_nid: int, membership: str, event_nid: int
-    ) -> None:
-        change = RoomOfUser(room_id, room_nid, membership, event_nid)
+    def changed(self, user_id: UserID, room_id: RoomID, room_nid: int, member: Member) -> None:
+        change = RoomOfUser(
+            room_id,
+            room_nid,
+            member.membership,
+            member.event_nid,
+            member.joined_nid,
+            member.left_nid,
+        )
         known = self._users.get(user_id)
         if known is not None:
             known[room_id] = change
         elif user_id in self._changed_while_loading:
             self._changed_while_loading[user_id].append(change)
+
+    def drop(self, user_id: UserID) -> None:
+        """Ask the database next time: nobody knows whether a commit has happened."""
+        self._users.pop(user_id, None)
 
     async def forget(self, user_id: UserID, room_id: RoomID, room_nid: int) -> None:
         """Leave the room out from now on, until the user is invited or joins again."""

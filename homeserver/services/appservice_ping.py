@@ -3,6 +3,8 @@
 spec: application-service-api/#pinging, v1.19.
 """
 
+from collections.abc import Callable
+
 from homeserver.clock import Clock
 from homeserver.core.canonical_json import encode_json
 from homeserver.errors import BadRequest, Forbidden, MatrixError
@@ -15,7 +17,16 @@ _OK = 200
 
 
 class AppservicePing:
-    def __init__(self, appservices: Appservices, http: HttpClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        appservices: Appservices,
+        http: HttpClient,
+        clock: Clock,
+        *,
+        reached: Callable[[str], None],
+    ) -> None:
+        """`reached` is told the id of a service that has answered."""
+        self._reached = reached
         self._appservices = appservices
         self._http = http
         self._clock = clock
@@ -59,4 +70,5 @@ class AppservicePing:
                     "body": answer.body[:4096].decode("utf-8", "replace"),
                 },
             )
+        self._reached(appservice_id)
         return int((self._clock.monotonic() - started) * 1000)

@@ -13,8 +13,9 @@ order, repeated with back-off until it is acknowledged. What is kept is a cursor
 import logging
 from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.background import Background
 from homeserver.clock import Clock
@@ -52,6 +53,7 @@ class AppserviceSender:
         clock: Clock,
         randomness: Randomness,
     ) -> None:
+        self.appservice_id = service.id
         self._service = service
         self._db = database
         self._live_rooms = live_rooms
@@ -64,6 +66,8 @@ class AppserviceSender:
         self._news: Deferred[None] = Deferred()
         self._delivered = 0
         self._newest = 0
+        self._pause: Deferred[None] | None = None
+        self._is_reached = False
 
     async def start(self, position: int, background: Background) -> None:
         """Go on after the last acknowledged event; a new service begins at `position`."""
@@ -75,40 +79,75 @@ class AppserviceSender:
             self._delivered = cursor.delivered
         self._newest = position
         if self._service.registration.url:
-            background.run(
-                f"appservice {self._service.id}",
-                self._run(cursor.sending if cursor is not None else None),
-            )
+            background.run(f"appservice {self._service.id}", self._run())
+
+    def note_reached(self) -> None:
+        """The service has answered a ping: do not wait for the end of a back-off."""
+        if self._pause is not None and not self._pause.called:
+            self._is_reached = True
+            self._pause.cancel()
 
     def note_committed(self, committed: Sequence[Committed]) -> None:
         """Listen to the notifier."""
         for one in committed:
             self._newest = one.event.event_nid
+            if self._is_behind:
+                continue
             room = self._live_rooms.find_loaded(one.room_id)
-            if not self._is_behind and room is not None and self._concerns(room, one.event):  # 1
-                if len(self._waiting) >= _MAX_WAITING:
-                    self._waiting.clear()
-                    self._is_behind = True
-                else:
-                    self._waiting.append((one.room_id, one.event))
+            if room is None or len(self._waiting) >= _MAX_WAITING:
+                self._fall_behind()
+            elif self._concerns(room, one.event):  # 1
+                self._waiting.append((one.room_id, one.event))
         if not self._news.called:
             self._news.callback(None)
 
-    def _concerns(self, room: LiveRoom, event: TimelineEvent) -> bool:
-        users = {event.event.sender, *room.joined}
-        if event.event.type == MEMBER:
-            users.add(UserID(event.event.state_key or ""))
-        return self._service.is_interested_in_room(room.room_id, users)
+    def _fall_behind(self) -> None:
+        self._waiting.clear()
+        self._is_behind = True
 
-    async def _run(self, sending: int | None) -> None:
-        if sending is not None:
-            await self._deliver(await self._read_all(sending), sending)
+    def _concerns(self, room: LiveRoom, event: TimelineEvent) -> bool:
+        concerned = [event.event.sender]
+        if event.event.type == MEMBER:
+            concerned.append(UserID(event.event.state_key or ""))
+        return self._service.is_interested_in_room(room.room_id, chain(concerned, room.joined))
+
+    async def _run(self) -> None:
+        """Deliver for ever. Whatever goes wrong, begin again at what is written down."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._follow()
+            except CancelledError:
+                raise
+            except Exception:
+                logger.exception(
+                    "Appservice is not told of events; will try again appservice=%s seconds=%.0f",
+                    self._service.id,
+                    pause,
+                )
+            self._fall_behind()
+            self._pause = self._clock.sleep(self._randomness.jitter(pause))
+            try:
+                await self._pause
+            except CancelledError:
+                if not self._is_reached:
+                    raise
+                self._is_reached = False
+            pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    async def _follow(self) -> None:
+        cursor = await self._db.read(appservices.find_cursor, self._service.id)
+        if cursor is not None:
+            self._delivered = cursor.delivered
+            if cursor.sending is not None:
+                await self._deliver(await self._read_all(cursor.sending), cursor.sending)
         while True:
             if self._is_behind:  # 2
                 found, read_to = await self._read(self._delivered, self._newest)
                 if not found:
                     self._delivered = read_to
                     self._is_behind = read_to != self._newest
+                    await self._db.run(appservices.upsert_cursor, self._service.id, read_to, None)
                     continue
                 batch = found[:_MAX_EVENTS]
             elif self._waiting:

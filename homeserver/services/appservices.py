@@ -37,8 +37,6 @@ class Appservice:
         if any(space.matches(room_id) for space in self.registration.namespaces.rooms):
             return True
         spaces = self.registration.namespaces.users
-        if not spaces:
-            return self.sender_user_id in users
         return any(
             user_id == self.sender_user_id or any(space.matches(user_id) for space in spaces)
             for user_id in users

@@ -36,7 +36,13 @@ class Messages:
             if not isinstance(redacts, str):
                 raise InvalidParam("content.redacts must name an event")
             return await self.redact(
-                room_id, sender, EventID(redacts), content, device_id=device_id, txn_id=txn_id
+                room_id,
+                sender,
+                EventID(redacts),
+                content,
+                device_id=device_id,
+                txn_id=txn_id,
+                txn_scope="",
             )
         return await self._author.send(
             room_id,
@@ -90,6 +96,7 @@ class Messages:
         *,
         device_id: str | None,
         txn_id: str,
+        txn_scope: str = "redact ",
     ) -> EventID:
         """Raises NotFound for an unknown event, Forbidden when it may not be redacted."""
         room = await self._access.access_joined(sender, room_id)
@@ -107,6 +114,7 @@ class Messages:
                 sender=sender,
                 content={k: v for k, v in content.items() if k != "redacts"},
                 redacted=target,
+                txn_scope=txn_scope,
                 device_id=device_id,
                 txn_id=txn_id,
             ),

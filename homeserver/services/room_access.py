@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from homeserver.core.history_visibility import HistoryVisibility
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import Forbidden
 from homeserver.storage import events
 from homeserver.storage.database import Database
@@ -25,9 +26,10 @@ class ReadableRoom:
 
 
 class RoomAccess:
-    def __init__(self, database: Database, live_rooms: LiveRooms) -> None:
+    def __init__(self, database: Database, live_rooms: LiveRooms, user_rooms: UserRooms) -> None:
         self._db = database
         self._live_rooms = live_rooms
+        self._user_rooms = user_rooms
 
     async def access_joined(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
         """Raises Forbidden unless the user is joined."""
@@ -46,9 +48,11 @@ class RoomAccess:
             return ReadableRoom(room, None)
         if room.history_visibility is HistoryVisibility.WORLD_READABLE:
             return ReadableRoom(room, None)
-        if member is not None and member.membership in ("leave", "ban"):
-            return ReadableRoom(room, member.event_nid)
-        raise Forbidden("You are not in this room")
+        if member is None or member.left_nid is None or member.membership not in ("leave", "ban"):
+            raise Forbidden("You are not in this room")
+        if room_id not in await self._user_rooms.rooms_of(user_id):
+            raise Forbidden("You have forgotten this room")
+        return ReadableRoom(room, member.left_nid)
 
     async def find_event_nid(self, room: LiveRoom, event_id: EventID) -> int | None:
         for found in reversed(room.recent):

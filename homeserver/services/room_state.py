@@ -72,7 +72,7 @@ class RoomState:
         readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
         if at is not None:
-            state_nid = await self._timeline.state_at(room, at)
+            state_nid = await self._timeline.state_at(readable, at)
             found = (
                 [] if state_nid is None else await self.list_state_at(room, state_nid, only=MEMBER)
             )

@@ -23,7 +23,7 @@ from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import InvalidParam, NotFound
-from homeserver.services.room_access import RoomAccess
+from homeserver.services.room_access import ReadableRoom, RoomAccess
 from homeserver.storage import events
 from homeserver.storage.database import Database
 
@@ -141,9 +141,15 @@ class Timeline:
         rows = await self._db.read(events.list_events, room.room_nid, [event_nid])
         return (rows[0].depth, event_nid) if rows else END
 
-    async def state_at(self, room: LiveRoom, token: str) -> int | None:
-        """Return the number of the state at a token; None before the room began."""
+    async def state_at(self, readable: ReadableRoom, token: str) -> int | None:
+        """Return the number of the state at a token, or at the user's leaving if that was before.
+
+        None before the room began.
+        """
+        room = readable.room
         place = await self._place(room, token, END)
+        if readable.up_to is not None:
+            place = min(place, await self._place_of(room, readable.up_to))
         rows = await self._db.read(
             events.list_timeline_backwards, room.room_nid, (place[0], place[1] + 1), START, 1
         )
@@ -181,7 +187,7 @@ class Timeline:
         """
         member = room.members.get(user_id)
         is_joined = member is not None and member.membership == "join"
-        joined_from = member.event_nid if member is not None and is_joined else None
+        joined_from = member.joined_nid if member is not None and is_joined else None
         current = room.history_visibility
         rule = room.find_state("m.room.history_visibility")
         unchanged_from = rule.event_nid if rule is not None else 0

@@ -29,6 +29,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MAX_TRIES = 5
+_LIMIT_EXCEEDED = "54"
+"""Class of the errors that blame the values, not the connection: too large for an index, say."""
 _RETRIED = (errorcodes.SERIALIZATION_FAILURE, errorcodes.DEADLOCK_DETECTED)
 _CONNECT_TIMEOUT_SECONDS = 5
 _MAX_QUEUE = 10_000
@@ -124,6 +126,9 @@ class ThreadedDatabase:
                     connection = self._connect()
                 outcome = context.run(job, connection)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+                if (error.pgcode or "").startswith(_LIMIT_EXCEEDED):
+                    self._reactor.callFromThread(_fail, answer, error)
+                    return connection
                 _drop(connection)
                 connection = None
                 unavailable = DatabaseUnavailable(str(error).strip())

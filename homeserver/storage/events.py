@@ -59,6 +59,7 @@ class StoredEvent:
     """The state event that held the slot before."""
     redaction_pdu: bytes | None
     """The redaction that was applied."""
+    is_replaced_redacted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,15 @@ def find_event_place(txn: Txn, event_id: bytes) -> EventPlace | None:
     )
 
 
+def has_event(txn: Txn, room_nid: int, event_nid: int) -> bool:
+    return fetch_value(
+        txn,
+        bool,
+        "SELECT EXISTS (SELECT FROM events WHERE room_nid = %s AND event_nid = %s)",
+        (room_nid, event_nid),
+    )
+
+
 def find_event_nid(txn: Txn, room_nid: int, event_id: bytes) -> int | None:
     return find_value(
         txn,
@@ -183,9 +193,10 @@ def list_events(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[Stor
         StoredEvent,
         """
         SELECT e.event_nid, b.pdu, e.depth, e.state_before, e.state_after, e.flags,
-               replaced.pdu, redaction.pdu
+               replaced.pdu, redaction.pdu, coalesce(r.redacted_by IS NOT NULL, false)
           FROM events AS e
           JOIN event_bytes AS b USING (room_nid, event_nid)
+          LEFT JOIN events AS r ON r.room_nid = e.room_nid AND r.event_nid = e.replaces
           LEFT JOIN event_bytes AS replaced
             ON replaced.room_nid = e.room_nid AND replaced.event_nid = e.replaces
           LEFT JOIN event_bytes AS redaction

@@ -16,6 +16,8 @@ class NewMembership:
     room_nid: int
     membership: int
     event_nid: int
+    joined_nid: int | None
+    left_nid: int | None
     stripped_state: bytes | None
     """For invites and knocks: the JSON array shown to the user."""
 
@@ -26,6 +28,8 @@ class RoomOfUser:
     room_id: RoomID
     membership: int
     event_nid: int
+    joined_nid: int | None
+    left_nid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class MemberOfRoom:
     user_id: UserID
     membership: int
     event_nid: int
+    joined_nid: int | None
+    left_nid: int | None
 
 
 def upsert_memberships(txn: Txn, rows: Sequence[NewMembership]) -> None:
@@ -41,12 +47,17 @@ def upsert_memberships(txn: Txn, rows: Sequence[NewMembership]) -> None:
     insert_many(
         txn,
         """
-        INSERT INTO room_memberships (user_nid, room_nid, membership, event_nid)
+        INSERT INTO room_memberships (user_nid, room_nid, membership, event_nid, joined_nid,
+                                      left_nid)
         VALUES %s
         ON CONFLICT (user_nid, room_nid) DO UPDATE
            SET membership = excluded.membership, event_nid = excluded.event_nid,
+               joined_nid = excluded.joined_nid, left_nid = excluded.left_nid,
                forgotten = false""",
-        [(r.user_nid, r.room_nid, r.membership, r.event_nid) for r in last.values()],
+        [
+            (r.user_nid, r.room_nid, r.membership, r.event_nid, r.joined_nid, r.left_nid)
+            for r in last.values()
+        ],
     )
     insert_many(
         txn,
@@ -77,7 +88,7 @@ def list_rooms_of_user(txn: Txn, user_id: UserID) -> list[RoomOfUser]:
         txn,
         RoomOfUser,
         """
-        SELECT room_nid, room_id, membership, event_nid
+        SELECT room_nid, room_id, membership, event_nid, joined_nid, left_nid
           FROM room_memberships JOIN rooms USING (room_nid)
          WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s) AND NOT forgotten""",
         (user_id,),
@@ -89,7 +100,7 @@ def list_members(txn: Txn, room_nid: int) -> list[MemberOfRoom]:
         txn,
         MemberOfRoom,
         """
-        SELECT user_id, membership, event_nid
+        SELECT user_id, membership, event_nid, joined_nid, left_nid
           FROM room_memberships JOIN users USING (user_nid) WHERE room_nid = %s""",
         (room_nid,),
     )

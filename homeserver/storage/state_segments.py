@@ -26,9 +26,14 @@ class Growth:
     room_nid: int
     segment_nid: int
     changes: bytes
+    count_before: int
     change_count: int
     """The count afterwards."""
     state_hash: bytes
+
+
+class SegmentMoved(Exception):
+    """Somebody else has written to the room: what memory has of it is out of date."""
 
 
 def insert_segments(txn: Txn, segments: Sequence[Segment]) -> None:
@@ -49,16 +54,19 @@ def insert_segments(txn: Txn, segments: Sequence[Segment]) -> None:
 
 
 def append_changes(txn: Txn, growths: Sequence[Growth]) -> None:
+    """Raises SegmentMoved when a segment does not end where memory says."""
     for growth in growths:
-        execute(
+        touched = execute(
             txn,
             "UPDATE state_segments SET changes = changes || %s, change_count = %s, state_hash = %s"
-            " WHERE room_nid = %s AND segment_nid = %s",
+            " WHERE room_nid = %s AND segment_nid = %s AND change_count = %s",
             (
                 growth.changes, growth.change_count, growth.state_hash, growth.room_nid,
-                growth.segment_nid,
+                growth.segment_nid, growth.count_before,
             ),
         )  # fmt: skip
+        if touched != 1:
+            raise SegmentMoved(f"segment {growth.segment_nid} of room {growth.room_nid}")
 
 
 def max_segment_nid(txn: Txn) -> int:

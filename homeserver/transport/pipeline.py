@@ -13,7 +13,7 @@ import contextvars
 import inspect
 import logging
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -80,6 +80,22 @@ class BoundedRequest(Request):
     Invariant: the connection is closed after such a refusal, as the rest of the body is unread.
     """
 
+    _is_refused = False
+    _content_types: Sequence[bytes] = ()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802 - Twisted's name
+        if self._is_refused:
+            return
+        # Twisted would parse forms of any size, and answer broken ones itself: hide what it is.
+        self._content_types = self.requestHeaders.getRawHeaders(b"content-type") or ()
+        self.requestHeaders.removeHeader(b"content-type")
+        super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]  # Twisted has no types here
+
+    def process(self) -> None:
+        if self._content_types:
+            self.requestHeaders.setRawHeaders(b"content-type", self._content_types)
+        super().process()  # type: ignore[no-untyped-call]  # Twisted has no types here
+
     def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
         limit = self._limit()
         if length is not None and length > limit:
@@ -88,6 +104,8 @@ class BoundedRequest(Request):
         super().gotLength(length)  # type: ignore[no-untyped-call]  # Twisted has no types here
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        if self._is_refused:
+            return
         limit = self._limit()
         received = self.content.tell() if self.content is not None else 0
         if received + len(data) > limit:
@@ -100,6 +118,7 @@ class BoundedRequest(Request):
         return int(typing.cast("Any", self.channel).site.max_body_bytes)
 
     def _refuse(self, limit: int) -> None:
+        self._is_refused = True
         body = orjson.dumps(TooLarge(f"The body is larger than {limit} bytes").body())
         channel = self.channel
         if channel is None:
@@ -112,6 +131,7 @@ class BoundedRequest(Request):
                 (b"Content-Type", _JSON),
                 (b"Content-Length", b"%d" % len(body)),
                 (b"Connection", b"close"),
+                *_CORS,
             ],
         )
         channel.write(body)
@@ -330,9 +350,12 @@ class Pipeline(Resource):
 
 def _unquote(raw: str) -> str:
     try:
-        return unquote_to_bytes(raw).decode("utf-8")
+        text = unquote_to_bytes(raw).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidParam("The path is not UTF-8") from error
+    if "\x00" in text:
+        raise InvalidParam("NUL is not possible in a path")
+    return text
 
 
 def _query(request: HttpRequest) -> dict[str, list[str]]:

@@ -83,21 +83,34 @@ class RoomParts:
         room = await self._live_rooms.find(mine.room_id)
         if room is None:
             return None
-        is_new = wish.since is None or mine.event_nid > wish.since
+        is_new = wish.since is None or (mine.joined_nid or 0) > wish.since
         after = 0 if is_new else wish.since or 0
         if not moved and not is_new and not wish.full_state:
             return RoomPart(b"", True, ())
         return await self._part(wish, room, after=after, up_to=wish.now, is_new=is_new)
 
     async def left(self, wish: Wish, mine: RoomOfUser) -> RoomPart | None:
-        """Return what the user may still see of a room he left: up to his leaving."""
+        """Return what the user may still see of a room he left: up to his leaving.
+
+        Of what came later, and to one who never was in, only his own membership is told.
+        """
         room = await self._live_rooms.find(mine.room_id)
         if room is None:
             return None
-        was_in = wish.since is not None
+        since = wish.since or 0
+        if mine.left_nid is None or mine.left_nid <= since:
+            return await self._own_leave(wish, room, mine)
+        is_new = wish.since is None or (mine.joined_nid or 0) > since
         return await self._part(
-            wish, room, after=wish.since or 0, up_to=mine.event_nid, is_new=not was_in
+            wish, room, after=0 if is_new else since, up_to=mine.left_nid, is_new=is_new
         )
+
+    async def _own_leave(self, wish: Wish, room: LiveRoom, mine: RoomOfUser) -> RoomPart:
+        stored = await self._db.read(events.list_events, room.room_nid, [mine.event_nid])
+        timeline = [load_timeline_event(room.version, row) for row in stored]
+        chosen = wish.chosen.room.timeline
+        timeline = [event for event in timeline if _allows(chosen, event, room.room_id)]
+        return RoomPart(_rendered(timeline, [], wish, mine.event_nid, is_limited=False), False, ())
 
     async def stripped_state(self, user_id: UserID, mine: RoomOfUser) -> bytes:
         """Return the JSON array shown to one who is invited or has knocked."""
@@ -115,31 +128,22 @@ class RoomParts:
         ]
         whole = is_new or wish.full_state
         state = await self._state(wish, room, span, after=after, up_to=up_to, whole=whole)
-        if filters.state.lazy_load_members:
-            state = await self._lazy(requester.user_id, room, state, timeline, whole=whole)
-        state = [event for event in state if _allows(filters.state, event, room.room_id)]
         changed_members = [event for event in span.timeline if event.event.type == MEMBER]
         if span.is_limited or whole:
             changed_members += [event for event in state if event.event.type == MEMBER]
+        if filters.state.lazy_load_members:
+            state = await self._lazy(
+                requester.user_id, room, state, timeline, up_to=up_to, whole=whole
+            )
+        state = [event for event in state if _allows(filters.state, event, room.room_id)]
         if not timeline and not state and not is_new and not span.is_limited:
             return RoomPart(b"", True, changed_members)
         first = span.timeline[0] if span.timeline else None
-        prev_batch = (
-            make_token((first.event.depth, first.event_nid - 1))
-            if first is not None
-            else f"s{up_to}_0_0_0_0_0_0"
-        )
-        state_key = b'"state_after"' if wish.use_state_after else b'"state"'
-        parts = [
-            b'"timeline":{"events":', _render(timeline, wish),
-            b',"limited":', b"true" if span.is_limited else b"false",
-            b',"prev_batch":', orjson.dumps(prev_batch),
-            b"},", state_key, b':{"events":', _render(state, wish), b"}",
-        ]  # fmt: skip
-        if whole or changed_members:
-            summary = orjson.dumps(_summary(room, requester.user_id))
-            parts += [b',"summary":', summary]
-        return RoomPart(b"".join(parts), False, changed_members)
+        json = _rendered(timeline, state, wish, up_to, first=first, is_limited=span.is_limited)
+        is_in = room.membership_of(requester.user_id) == "join"
+        if is_in and (whole or changed_members):
+            json += b',"summary":' + orjson.dumps(_summary(room, requester.user_id))
+        return RoomPart(json, False, changed_members)
 
     async def _span(
         self, user_id: UserID, room: LiveRoom, after: int, up_to: int, limit: int
@@ -223,6 +227,7 @@ class RoomParts:
         state: Iterable[TimelineEvent],
         timeline: Sequence[TimelineEvent],
         *,
+        up_to: int,
         whole: bool,
     ) -> list[TimelineEvent]:
         """Leave out members that the timeline does not need.
@@ -235,8 +240,13 @@ class RoomParts:
             wanted |= {user_id, *_heroes(room, user_id)}
         kept = [event for event in state if event.event.type != MEMBER]
         in_timeline = {event.event.state_key for event in timeline if event.event.type == MEMBER}
-        members = await self._live_rooms.list_member_events(room, wanted - in_timeline)
-        return kept + members
+        wanted -= in_timeline
+        if up_to >= room.last_event or room.membership_of(user_id) == "join":
+            return kept + await self._live_rooms.list_member_events(room, wanted)
+        # He has left: who changed his name since then is none of his business.
+        at = await self._state_number(room, up_to)
+        past = [] if at is None else await self._room_state.list_state_at(room, at, only=MEMBER)
+        return kept + [event for event in past if event.event.state_key in wanted]
 
 
 def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> bool:
@@ -252,6 +262,32 @@ def _render(found: Collection[TimelineEvent], wish: Wish) -> bytes:
     if wish.chosen.event_fields is not None:
         jsons = [orjson.dumps(wish.chosen.select_fields(orjson.loads(json))) for json in jsons]
     return b"[" + b",".join(jsons) + b"]"
+
+
+def _rendered(
+    timeline: Sequence[TimelineEvent],
+    state: Sequence[TimelineEvent],
+    wish: Wish,
+    up_to: int,
+    *,
+    first: TimelineEvent | None = None,
+    is_limited: bool,
+) -> bytes:
+    """`first` is where the timeline begins, before the filter's types."""
+    prev_batch = (
+        make_token((first.event.depth, first.event_nid - 1))
+        if first is not None
+        else f"s{up_to}_0_0_0_0_0_0"
+    )
+    state_key = b'"state_after"' if wish.use_state_after else b'"state"'
+    return b"".join(
+        [
+            b'"timeline":{"events":', _render(timeline, wish),
+            b',"limited":', b"true" if is_limited else b"false",
+            b',"prev_batch":', orjson.dumps(prev_batch),
+            b"},", state_key, b':{"events":', _render(state, wish), b"}",
+        ]
+    )  # fmt: skip
 
 
 def _heroes(room: LiveRoom, user_id: UserID) -> list[UserID]:

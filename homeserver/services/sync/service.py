@@ -2,15 +2,15 @@
 
 spec: client-server-api/#get_matrixclientv3sync, v1.19.
 
-1. Note the present positions; everything up to them is told, nothing after.
-2. Which rooms moved is known in memory; only their parts are built.
-3. Without news and with a timeout, wait for the keys of the user and his rooms, and begin again.
-
-Invariant: between finding nothing and waiting there is no await, so no wake-up is lost.
+1. Ask to be woken by the user and his rooms, before looking, so that no wake-up is lost.
+2. Note the present positions; everything up to them is told, nothing after.
+3. Which rooms moved is known in memory; only their parts are built.
+4. Without news and with a timeout, wait, and begin again.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import orjson
 
@@ -41,8 +41,30 @@ class SyncRequest:
     use_state_after: bool = False
 
 
+class News:
+    """One wait, under way since it was made."""
+
+    def __init__(self, notifier: Notifier[Committed], clock: Clock, keys: Sequence[str]) -> None:
+        self._notifier = notifier
+        self._clock = clock
+        self._waiting = notifier.wait(keys)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._notifier.end(self._waiting)
+
+    async def within(self, seconds: float) -> None:
+        timer = self._clock.call_later(seconds, lambda: self._notifier.end(self._waiting))
+        try:
+            await self._waiting
+        finally:
+            cancel_call(timer)
+
+
 class Waiting:
-    """Waits for any of some keys, at most so long."""
+    """Begins waits for changes of any of some keys."""
 
     def __init__(self, notifier: Notifier[Committed], clock: Clock) -> None:
         self._notifier = notifier
@@ -52,13 +74,8 @@ class Waiting:
     def now(self) -> float:
         return self._clock.monotonic()
 
-    async def for_any(self, keys: Sequence[str], seconds: float) -> None:
-        waiting = self._notifier.wait(keys)
-        timer = self._clock.call_later(seconds, lambda: self._notifier.end(waiting))
-        try:
-            await waiting
-        finally:
-            cancel_call(timer)
+    def for_any(self, keys: Sequence[str]) -> News:
+        return News(self._notifier, self._clock, keys)
 
 
 class Sync:
@@ -82,17 +99,16 @@ class Sync:
         """Return the response's JSON. Raises InvalidParam for a token of another server."""
         deadline = self._waiting.now + wanted.timeout_ms / 1000
         while True:
-            now = current_token(self._streams)  # 1
-            since = None if wanted.since is None else parse_token(wanted.since, now)
-            body, is_empty = await self._build(wanted, since, now)  # 2
-            left = deadline - self._waiting.now
-            if not is_empty or since is None or wanted.full_state or left <= 0:
-                return body
             rooms = await self._user_rooms.rooms_of(wanted.requester.user_id)
             keys = [room.room_id for room in rooms.values() if room.membership == "join"]
-            if current_token(self._streams) != now:
-                continue
-            await self._waiting.for_any([wanted.requester.user_id, *keys], left)  # 3
+            with self._waiting.for_any([wanted.requester.user_id, *keys]) as news:  # 1
+                now = current_token(self._streams)  # 2
+                since = None if wanted.since is None else parse_token(wanted.since, now)
+                body, is_empty = await self._build(wanted, since, now)  # 3
+                left = deadline - self._waiting.now
+                if not is_empty or since is None or wanted.full_state or left <= 0:
+                    return body
+                await news.within(left)  # 4
 
     async def _build(
         self, wanted: SyncRequest, since: SyncToken | None, now: SyncToken
@@ -103,13 +119,16 @@ class Sync:
         rooms = await self._user_rooms.rooms_of(user_id)
         since_events = None if since is None else since.events
         mine = [
-            room
+            standing
             for room in list(rooms.values())
-            if chosen.room.allows_room(room.room_id) and room.event_nid <= now.events
+            if chosen.room.allows_room(room.room_id)
+            and (standing := _standing_at(room, now.events)) is not None
         ]
         joined = [room for room in mine if room.membership == "join"]
         newly_joined = [
-            room.room_id for room in joined if since_events is None or room.event_nid > since_events
+            room.room_id
+            for room in joined
+            if since_events is None or (room.joined_nid or 0) > since_events
         ]
         extras = await self._room_extras.collect(
             user_id, since, now, [r.room_id for r in joined], newly_joined, chosen
@@ -129,8 +148,9 @@ class Sync:
             if since_events is None
             else {r.room_id for r in await self._user_rooms.moved_since(joined, since_events)}
         )
+        with_extras = extras.rooms()
         for room in joined:
-            has_extras = room.room_id in extras.rooms()
+            has_extras = room.room_id in with_extras
             if room.room_id not in moved and not has_extras and not wanted.full_state:
                 continue
             part = await self._room_parts.joined(wish, room, moved=room.room_id in moved)
@@ -198,6 +218,17 @@ class Sync:
                 part = await self._room_parts.left(wish, room)
                 if part is not None and not part.is_empty:
                     sections["leave"].append(_keyed(room.room_id, part.json))
+
+
+def _standing_at(room: RoomOfUser, position: int) -> RoomOfUser | None:
+    """Return how the user stood at a position; None: as far as this sync goes, he was not in."""
+    if room.event_nid <= position:
+        return room
+    if room.joined_nid is None or room.joined_nid > position:
+        return None
+    if room.left_nid is not None and room.left_nid <= position:
+        return None
+    return replace(room, membership="join", event_nid=room.joined_nid, left_nid=None)
 
 
 def _keyed(room_id: RoomID, members: bytes) -> bytes:

@@ -123,12 +123,16 @@ CREATE TABLE room_memberships (
     room_nid   bigint   NOT NULL REFERENCES rooms,
     membership smallint NOT NULL,
     event_nid  bigint   NOT NULL,
+    joined_nid bigint,
+    left_nid   bigint,
     forgotten  boolean  NOT NULL DEFAULT false,
     PRIMARY KEY (user_nid, room_nid)
 );
 CREATE INDEX room_memberships_room ON room_memberships (room_nid, membership);
 COMMENT ON TABLE room_memberships IS 'Current membership by user: derived from room state, committed with it';
 COMMENT ON COLUMN room_memberships.membership IS '1 join, 2 invite, 3 leave, 4 ban, 5 knock';
+COMMENT ON COLUMN room_memberships.joined_nid IS 'event_nid that began the last stay in the room; null: never joined';
+COMMENT ON COLUMN room_memberships.left_nid IS 'event_nid that ended the last stay; null: it has not ended, or there was none';
 
 CREATE TABLE invite_states (
     user_nid bigint NOT NULL,

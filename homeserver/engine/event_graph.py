@@ -1,0 +1,210 @@
+"""The event graphs of rooms in memory: stored events by id and number, and what they cite.
+
+What is here is stored: an event enters after its commit, or from the database. Nothing says that
+an event does not exist; whoever does not find one loads it. Least recently used rooms leave.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.core.events import Event, restore_event
+from homeserver.core.identifiers import EventID
+from homeserver.core.room_versions import RoomVersion
+from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.not_loaded import NotLoaded, Wanted
+from homeserver.storage import event_graph
+from homeserver.storage.database import Database
+from homeserver.storage.event_graph import GraphEvent
+from homeserver.storage.events import (
+    OUTLIER,
+    REJECTED,
+    SOFT_FAILED,
+    decode_event_id,
+    encode_event_id,
+)
+
+_MAX_NODES = 100_000
+_MAX_CITATIONS = 2_000_000
+_CITATIONS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A stored event with its place in the graph."""
+
+    event: Event
+    event_nid: int
+    flags: int
+    state_before: int | None
+    state_after: int | None
+    """None for an outlier, whose place is not known."""
+    prev_events: Sequence[int]
+    """Those known when it was stored."""
+    auth_events: Sequence[int]
+
+    @property
+    def is_outlier(self) -> bool:
+        return bool(self.flags & OUTLIER)
+
+    @property
+    def is_rejected(self) -> bool:
+        return bool(self.flags & REJECTED)
+
+    @property
+    def is_hidden(self) -> bool:
+        """Clients do not see it, and events made here do not build on it."""
+        return bool(self.flags & (OUTLIER | REJECTED | SOFT_FAILED))
+
+
+@dataclass(eq=False, slots=True)
+class _Graph:
+    by_id: dict[EventID, Node] = field(default_factory=dict)
+    by_nid: dict[int, Node] = field(default_factory=dict)
+    events: dict[EventID, Event] = field(default_factory=dict)
+    rejected: set[EventID] = field(default_factory=set)
+    citations: dict[int, Sequence[int]] = field(default_factory=dict)
+
+    def add(self, node: Node) -> None:
+        event_id = node.event.event_id
+        self.by_id[event_id] = self.by_nid[node.event_nid] = node
+        self.events[event_id] = node.event
+        self.citations[node.event_nid] = node.auth_events
+        if node.is_rejected:
+            self.rejected.add(event_id)
+        else:
+            self.rejected.discard(event_id)
+
+    def forget_events(self) -> None:
+        self.by_id.clear()
+        self.by_nid.clear()
+        self.events.clear()
+        self.rejected.clear()
+
+
+class EventGraph:
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        self._graphs: OrderedDict[int, _Graph] = OrderedDict()
+
+    async def load(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
+        """Return those of the events that are stored in this room."""
+        graph = self._graph(room)
+        missing: dict[bytes, EventID] = {}
+        for event_id in event_ids:
+            if event_id not in graph.by_id:
+                stored_id = _encode(room.version, event_id)
+                if stored_id is not None:
+                    missing[stored_id] = event_id
+        if missing:
+            rows = await self._db.read(event_graph.list_by_id, room.room_nid, list(missing))
+            self._take_in(room, rows)
+        return {event_id: graph.by_id[event_id] for event_id in event_ids if event_id in graph.by_id}
+
+    async def load_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
+        graph = self._graph(room)
+        missing = [number for number in numbers if number not in graph.by_nid]
+        if missing:
+            rows = await self._db.read(event_graph.list_by_number, room.room_nid, missing)
+            self._take_in(room, rows)
+        return {number: graph.by_nid[number] for number in numbers if number in graph.by_nid}
+
+    async def load_citations(self, room: LiveRoom, numbers: Collection[int], above: int) -> None:
+        """Bring what these events cite into memory, and some of what follows, for `citations`."""
+        graph = self._graph(room)
+        if len(graph.citations) > _MAX_CITATIONS:
+            graph.citations.clear()
+        limit = max(_CITATIONS_AT_ONCE, len(numbers))
+        for row in await self._db.read(
+            event_graph.list_citations, room.room_nid, list(numbers), above, limit
+        ):
+            graph.citations[row.event_nid] = row.auth_events
+
+    async def list_elsewhere(
+        self, room: LiveRoom, event_ids: Iterable[EventID]
+    ) -> Collection[EventID]:
+        """Return those of the events that belong to another room."""
+        stored_ids = [_encode(room.version, event_id) for event_id in event_ids]
+        found = await self._db.read(
+            event_graph.list_ids_elsewhere, room.room_nid, [i for i in stored_ids if i is not None]
+        )
+        return {decode_event_id(room.version, stored_id) for stored_id in found}
+
+    def get_number(self, room: LiveRoom, number: int) -> Node:
+        """Raises NotLoaded."""
+        node = self._graph(room).by_nid.get(number)
+        if node is None:
+            raise NotLoaded("event", graph=Wanted(event_nids=[number]))
+        return node
+
+    def get_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
+        """Raises NotLoaded, which names all that are missing."""
+        by_nid = self._graph(room).by_nid
+        missing = [number for number in numbers if number not in by_nid]
+        if missing:
+            raise NotLoaded("events", graph=Wanted(event_nids=missing))
+        return {number: by_nid[number] for number in numbers}
+
+    def citations(self, room: LiveRoom) -> Mapping[int, Sequence[int]]:
+        """Event number -> numbers of its auth events, as far as they are in memory."""
+        return self._graph(room).citations
+
+    def events(self, room: LiveRoom) -> Mapping[EventID, Event]:
+        """The stored events that are in memory."""
+        return self._graph(room).events
+
+    def rejected(self, room: LiveRoom) -> Collection[EventID]:
+        """Those of `events` that the authorization rules refused."""
+        return self._graph(room).rejected
+
+    def number_of(self, room: LiveRoom, event_id: EventID) -> int:
+        return self._graph(room).by_id[event_id].event_nid
+
+    def add(self, room: LiveRoom, node: Node) -> None:
+        """Take in an event after its commit."""
+        self._graph(room).add(node)
+
+    def drop(self, room: LiveRoom) -> None:
+        """Forget a room: after a failed commit the database alone knows."""
+        self._graphs.pop(room.room_nid, None)
+
+    def _graph(self, room: LiveRoom) -> _Graph:
+        graph = self._graphs.get(room.room_nid)
+        if graph is None:
+            graph = self._graphs[room.room_nid] = _Graph()
+        self._graphs.move_to_end(room.room_nid)
+        return graph
+
+    def _take_in(self, room: LiveRoom, rows: Iterable[GraphEvent]) -> None:
+        graph = self._graph(room)
+        for row in rows:
+            event_id = decode_event_id(room.version, row.event_id)
+            graph.add(
+                Node(
+                    restore_event(room.version, event_id, row.pdu),
+                    row.event_nid,
+                    row.flags,
+                    row.state_before,
+                    row.state_after,
+                    row.prev_events,
+                    row.auth_events,
+                )
+            )
+
+    def make_space(self, room: LiveRoom) -> None:
+        """Let what is too much go; only between two events of the room."""
+        graph = self._graph(room)
+        if len(graph.by_nid) > _MAX_NODES:
+            graph.forget_events()
+        total = sum(len(other.by_nid) for other in self._graphs.values())
+        while total > _MAX_NODES and len(self._graphs) > 1:
+            _, oldest = self._graphs.popitem(last=False)
+            total -= len(oldest.by_nid)
+
+
+def _encode(version: RoomVersion, event_id: EventID) -> bytes | None:
+    """Return the stored id; None for one that no event of this version can have."""
+    try:
+        return encode_event_id(version, event_id)
+    except ValueError:
+        return None

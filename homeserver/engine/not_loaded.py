@@ -1,0 +1,58 @@
+"""What a room's next change needs and memory lacks: load it, then try again.
+
+The commit loop builds changes without waiting for anything, so whatever it misses is named here
+and loaded by whoever submitted the change.
+"""
+
+from collections.abc import Collection
+
+from homeserver.core.identifiers import EventID, UserID
+
+Slot = tuple[str, str]
+"""(event type, state key)"""
+
+
+class NotLoaded(Exception):
+    def __init__(
+        self,
+        what: str,
+        *,
+        user: UserID | None = None,
+        event_type: str = "",
+        slot: Slot | None = None,
+        graph: "Wanted | None" = None,
+    ) -> None:
+        super().__init__(what)
+        self.user = user
+        self.event_type = event_type
+        self.slot = slot
+        self.graph = graph
+        """What events from elsewhere need; events made here never do."""
+
+
+class Wanted:
+    """Parts of a room's event graph, by kind."""
+
+    __slots__ = ("above", "citations", "event_ids", "event_nids", "slot_nids", "slots", "states")
+
+    def __init__(
+        self,
+        *,
+        event_ids: Collection[EventID] = (),
+        event_nids: Collection[int] = (),
+        states: Collection[int] = (),
+        slots: Collection[Slot] = (),
+        slot_nids: Collection[int] = (),
+        citations: Collection[int] = (),
+        above: int = 0,
+    ) -> None:
+        self.event_ids = event_ids
+        self.event_nids = event_nids
+        self.states = states
+        """State numbers."""
+        self.slots = slots
+        self.slot_nids = slot_nids
+        self.citations = citations
+        """Events whose auth events are asked for, and theirs, but none with a number..."""
+        self.above = above
+        """... below this one."""

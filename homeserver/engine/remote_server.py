@@ -1,0 +1,52 @@
+"""What the engine asks of another server about a room's event graph.
+
+spec: server-server-api/#backfilling-and-retrieving-missing-events, #retrieving-events, v1.19.
+Whatever comes back is hostile until it has passed the checks of `inbound_events`. An answer is
+bounded in size and time by whoever implements this; a failure of any kind is RemoteFailure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from homeserver.core.identifiers import EventID, RoomID
+from homeserver.core.json_types import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class StateIDs:
+    """The state before an event."""
+
+    state: Sequence[EventID]
+    auth_chain: Sequence[EventID]
+
+
+@dataclass(frozen=True, slots=True)
+class StatePDUs:
+    """The same, with the events themselves."""
+
+    state: Sequence[JsonObject]
+    auth_chain: Sequence[JsonObject]
+
+
+class RemoteServer(Protocol):
+    async def get_missing_events(
+        self,
+        room_id: RoomID,
+        *,
+        earliest: Sequence[EventID],
+        latest: Sequence[EventID],
+        limit: int,
+    ) -> Sequence[JsonObject]:
+        """Return events that lie between, walking back from `latest`."""
+        ...
+
+    async def get_state_ids(self, room_id: RoomID, event_id: EventID) -> StateIDs: ...
+
+    async def get_state(self, room_id: RoomID, event_id: EventID) -> StatePDUs: ...
+
+    async def get_event_auth(self, room_id: RoomID, event_id: EventID) -> Sequence[JsonObject]:
+        """Return the event's auth chain."""
+        ...
+
+    async def get_event(self, event_id: EventID) -> JsonObject: ...
