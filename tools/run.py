@@ -52,7 +52,8 @@ async def _run(stack: Stack) -> int:
         ended.cancel()
         return 0
     finally:
-        print("\nStopping…", flush=True)
+        if stack.is_started:
+            print("\nStopping…", flush=True)
         await stack.stop()
 
 

@@ -80,8 +80,7 @@ class Stack:
                 [
                     "-m", "appservices.request_bot", "register",
                     "--homeserver", self.base_url,
-                    "--listen", f"http://127.0.0.1:{_free_port()}",
-                    "--localpart", BOT[1:].partition(":")[0],
+                    "--listen", f"http://127.0.0.1:{free_port()}",
                     "--localpart", BOT[1:].partition(":")[0],
                     "--output", str(registration),
                 ]
@@ -126,6 +125,10 @@ class Stack:
         for inviter in inviters:
             arguments += ["--inviter", inviter]
         await self.spawn("request-bot", arguments)
+
+    @property
+    def is_started(self) -> bool:
+        return bool(self._programs)
 
     async def stop(self) -> None:
         """End everything in the reverse order of its start."""
@@ -220,7 +223,7 @@ class Stack:
                 f'senders = ["{BOT}"]',
             ]
             self.gate_config.write_text("\n".join(lines) + "\n", "utf-8")
-        return _facts(await self.gate("init"))
+        return facts_in(await self.gate("init"))
 
     async def gate(self, *arguments: str) -> str:
         """Run `countersign gate …` and return what it prints."""
@@ -249,7 +252,7 @@ class Stack:
             device, "login", "--homeserver", self.base_url,
             "--user", f"@{username}:{SERVER_NAME}", "--password-file", str(password),
         )  # fmt: skip
-        keys = _facts(await self.signer(device, "master-key"))
+        keys = facts_in(await self.signer(device, "master-key"))
         await self.gate("enroll", f"@{username}:{SERVER_NAME}", "--master-key", keys["master key"])
         await self.signer(device, "trust-gate", GATE, gate["gate fingerprint"])
 
@@ -372,13 +375,13 @@ class Stack:
                 ) from error
 
 
-def _facts(printed: str) -> dict[str, str]:
+def facts_in(printed: str) -> dict[str, str]:
     """Read `name: value` lines."""
     pairs = (line.partition(": ") for line in printed.splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -11,16 +11,18 @@ from agent_bridge.gate.clock import Clock, system_clock
 from agent_bridge.gate.closing import Closing
 from agent_bridge.gate.countersigning import Countersigning
 from agent_bridge.gate.daemon import Gate
-from agent_bridge.gate.drafting import Drafting, Machine
+from agent_bridge.gate.drafting import Drafting
 from agent_bridge.gate.executor import Executor
 from agent_bridge.gate.freezing import make_workspace
 from agent_bridge.gate.open_drafts import OpenDrafts
 from agent_bridge.gate.outbox import Outbox, Rooms
 from agent_bridge.gate.policy_source import PolicySource
+from agent_bridge.gate.premises import Machine, Premises
 from agent_bridge.gate.prompt_history import recall
 from agent_bridge.gate.receipt_book import ReceiptBook
 from agent_bridge.gate.refusal_reports import RefusalReports
 from agent_bridge.gate.request_ledger import RequestLedger
+from agent_bridge.gate.requests_desk import RequestsDesk
 from agent_bridge.gate.running import Runner
 from agent_bridge.gate.sandbox_probe import SandboxMissing, SandboxReady, probe_sandbox
 from agent_bridge.gate.secrets_store import SecretStore
@@ -63,7 +65,8 @@ def build_gate(
     policy = PolicySource(settings.policy, own_paths(settings))
     workspace = make_workspace(bytes(settings.workspace), [bytes(settings.state_directory)])
     sandbox = around.sandbox or probe_sandbox()
-    machine = Machine(workspace, SecretStore(state.secrets), sandbox)
+    machine = Machine(settings.host, workspace, SecretStore(state.secrets), sandbox)
+    premises = Premises(client, rooms, machine, policy, approvers)
     executor = None
     if isinstance(sandbox, SandboxReady):
         executor = Executor(
@@ -80,12 +83,11 @@ def build_gate(
         asyncio.Semaphore(settings.running),
         around.chunk_interval,
     )
-    drafting = Drafting(
-        settings, client, rooms, machine, policy, approvers, store, receipts, drafts, history
-    )
+    drafting = Drafting(settings, premises, store, receipts, drafts, history)
     reports = RefusalReports(outbox, clock)
     verifier = Verifier(store, approvers, receipts, drafts)
-    countersigning = Countersigning(store, drafts, verifier, runner, outbox, ledger, reports)
+    countersigning = Countersigning(verifier, runner, outbox, ledger, reports)
+    requests = RequestsDesk(settings.senders, store, ledger, drafting, countersigning, clock)
     return Gate(
         settings=settings,
         client=client,
@@ -97,7 +99,8 @@ def build_gate(
         approvers=approvers,
         drafts=drafts,
         receipts=receipts,
-        drafting=drafting,
+        premises=premises,
+        requests=requests,
         runner=runner,
         closing=closing,
         countersigning=countersigning,

@@ -18,6 +18,7 @@ from agent_bridge.core.refusals import Refused
 from agent_bridge.core.tiers import Tier
 from agent_bridge.gate.building import Surroundings, build_gate
 from agent_bridge.gate.clock import system_clock
+from agent_bridge.gate.daemon import Gate
 from agent_bridge.gate.enrollment import (
     Enrollment,
     put_enrollment,
@@ -99,16 +100,21 @@ async def _listen(settings: Settings) -> None:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, running.cancel)
-            for problem in gate.list_problems():
+            for problem in gate.premises.list_problems():
                 logging.getLogger(__name__).warning("%s", problem)
+            announcing = asyncio.create_task(_announce(gate))
             try:
-                await gate.ready.wait()
-                say("gate is ready")
                 await running
             except asyncio.CancelledError:
                 say("gate has stopped")
             finally:
+                announcing.cancel()
                 gate.close()
+
+
+async def _announce(gate: Gate) -> None:
+    await gate.ready.wait()
+    say("gate is ready")
 
 
 def _enroll(arguments: argparse.Namespace) -> ExitCode:

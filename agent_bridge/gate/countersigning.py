@@ -16,12 +16,11 @@ from agent_bridge.core.states import Event, State
 from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.approvals_room import Cast, Listener, PlainNo, Refusal
 from agent_bridge.gate.gate_reasons import AnyReason, Declined, GateReason
-from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
+from agent_bridge.gate.open_drafts import OpenDraft
 from agent_bridge.gate.outbox import Outbox, Room
 from agent_bridge.gate.refusal_reports import RefusalReports
 from agent_bridge.gate.request_ledger import RequestEntry, RequestLedger
 from agent_bridge.gate.running import Runner
-from agent_bridge.gate.store import Store
 from agent_bridge.gate.verification import Verifier
 from agent_bridge.matrix import TimelineEvent
 
@@ -34,16 +33,14 @@ _SUMMARY_CHARACTERS = 1000
 class Countersigning:
     def __init__(
         self,
-        store: Store,
-        drafts: OpenDrafts,
         verifier: Verifier,
         runner: Runner,
         outbox: Outbox,
         ledger: RequestLedger,
         reports: RefusalReports,
     ) -> None:
-        self._store = store
-        self._drafts = drafts
+        self._store = verifier.store
+        self._drafts = verifier.drafts
         self._verifier = verifier
         self._runner = runner
         self._outbox = outbox

@@ -9,25 +9,18 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from agent_bridge.core.refusals import Refused
 from agent_bridge.gate.approvers import Approvers
 from agent_bridge.gate.clock import Clock
 from agent_bridge.gate.closing import Closing
 from agent_bridge.gate.countersigning import Countersigning
-from agent_bridge.gate.drafting import Drafting
-from agent_bridge.gate.freezing import RequestRefused
-from agent_bridge.gate.gate_reasons import Declined, GateReason, request_word
+from agent_bridge.gate.gate_reasons import GateReason
 from agent_bridge.gate.open_drafts import OpenDrafts
 from agent_bridge.gate.outbox import Outbox, Rooms
+from agent_bridge.gate.premises import Premises
 from agent_bridge.gate.receipt_book import ReceiptBook
 from agent_bridge.gate.refusal_reports import RefusalReports
-from agent_bridge.gate.request_ledger import Arrival, RequestLedger
-from agent_bridge.gate.requests_room import (
-    CANCEL_EVENT,
-    REQUEST_EVENT,
-    find_request_id,
-    parse_wish,
-)
+from agent_bridge.gate.request_ledger import RequestLedger
+from agent_bridge.gate.requests_desk import RequestsDesk
 from agent_bridge.gate.running import Runner
 from agent_bridge.gate.settings import Settings
 from agent_bridge.gate.status_file import StatusFile
@@ -42,7 +35,6 @@ from agent_bridge.matrix import (
     SyncBatch,
 )
 from homeserver.core.identifiers import UserID
-from homeserver.core.json_types import JsonValue
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +58,16 @@ class Gate:
     approvers: Approvers
     drafts: OpenDrafts
     receipts: ReceiptBook
-    drafting: Drafting
+    premises: Premises
+    requests: RequestsDesk
     runner: Runner
     closing: Closing
     countersigning: Countersigning
     reports: RefusalReports
     status: StatusFile
     last_head_ms: int = 0
+    welcomed: tuple[UserID, ...] = ()
+    """The approvers we follow and have invited."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gate has begun to listen."""
 
@@ -92,6 +87,7 @@ class Gate:
         await self.handle(batch)
         await self.client.acknowledge(batch)
         await self.invite_missing()  # 5
+        self.welcomed = self.approvers.users
         self._write_status()
 
     async def run(self) -> None:
@@ -124,8 +120,8 @@ class Gate:
         self._update_approvers()
         if update := batch.rooms.get(self.rooms.requests):
             for event in update.events:
-                if isinstance(event, PlaintextEvent) and event.sender in self.settings.senders:
-                    self._handle_request_event(event)
+                if isinstance(event, PlaintextEvent):
+                    self.requests.take(event)
         if update := batch.rooms.get(self.rooms.approvals):
             self._handle_approvals(update)
         for late in batch.late:
@@ -158,20 +154,6 @@ class Gate:
                 except MatrixFailure as error:
                     logger.warning("Cannot invite user=%s error=%r", user_id, error)
 
-    def list_problems(self) -> list[JsonValue]:
-        """What keeps the gate from its work, in sentences."""
-        problems: list[JsonValue] = []
-        try:
-            self.drafting.check_ready()
-        except (Declined, Refused) as error:
-            problems.append(str(error))
-        problems += [
-            f"{user_id}: {GateReason.APPROVER_FROZEN.sentence}"
-            for user_id in self.approvers.users
-            if self.approvers.is_frozen(user_id)
-        ]
-        return problems
-
     async def _start_patiently(self) -> None:
         """A gate may start before its server does; what it closes, it closes at once."""
         while True:
@@ -199,18 +181,20 @@ class Gate:
     async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            known = set(self.approvers.users)
             self.tick()
-            if new := set(self.approvers.users) - known:
-                await self._welcome(new)
+            if self.welcomed != self.approvers.users:
+                await self._welcome()
 
-    async def _welcome(self, users: set[UserID]) -> None:
-        """Enrolled at the console while we run."""
+    async def _welcome(self) -> None:
+        """Follow and invite who was enrolled at the console while we run."""
+        users = self.approvers.users
         try:
             await self.approvers.follow()
         except MatrixFailure as error:
-            logger.warning("Keys cannot be read users=%s error=%r", sorted(users), error)
+            logger.warning("Keys cannot be read error=%r", error)
+            return
         await self.invite_missing()
+        self.welcomed = users
 
     async def _stop_runs(self) -> None:
         """End what runs, so that its receipt says so instead of leaving it ambiguous."""
@@ -233,46 +217,6 @@ class Gate:
                 continue
             self.countersigning.hear(event, self.clock())
 
-    def _handle_request_event(self, event: PlaintextEvent) -> None:
-        request_id = find_request_id(event.content)
-        if request_id is None or _is_edit(event):
-            return
-        if event.type == CANCEL_EVENT:
-            entry = self.ledger.find(f"{event.sender} {request_id}")
-            if entry is not None:
-                requester = str(event.content.get("requester"))
-                self.countersigning.withdraw(entry, requester, self.clock())
-        elif event.type == REQUEST_EVENT:
-            self._handle_request(event, request_id)
-
-    def _handle_request(self, event: PlaintextEvent, request_id: str) -> None:
-        """Answer a request with a draft or a reason, once."""
-        arrival, entry = self.ledger.note(event.sender, request_id, event.event_id, event.content)
-        if arrival is Arrival.OTHER:
-            logger.warning("Another request under a known id sender=%s", event.sender)
-            return
-        if arrival is Arrival.KNOWN:
-            if self.store.mark_seen("request", event.event_id):
-                self.ledger.repeat(entry.request_key)
-            return
-        self.store.mark_seen("request", event.event_id)
-        now = self.clock()
-        try:
-            wish = parse_wish(event.content)
-            draft = self.drafting.draft(wish, event.sender, entry.request_key, now)
-        except Declined as error:
-            self._refuse(event, entry.request_key, error.reason, str(error))
-        except RequestRefused as error:
-            self._refuse(event, entry.request_key, error.code, str(error))
-        except Refused as error:
-            self._refuse(event, entry.request_key, request_word(error.reason), str(error))
-        else:
-            self.countersigning.put_before_people(draft, now)
-
-    def _refuse(self, event: PlaintextEvent, request_key: str, code: str, sentence: str) -> None:
-        logger.info("Request refused event=%s reason=%s: %s", event.event_id, code, sentence)
-        self.ledger.say(request_key, "refused", reason_code=code, summary=sentence[:1000])
-
     def _update_approvers(self) -> None:
         now = self.clock()
         may_enroll = not any(draft.frozen.draft.need for draft in self.drafts)
@@ -284,14 +228,9 @@ class Gate:
 
     def _write_status(self) -> None:
         self.status.write(
-            self.approvers.describe(), self.drafts.count_asking(), self.list_problems()
+            self.approvers.describe(), self.drafts.count_asking(), self.premises.list_problems()
         )
 
     def _publish_head(self, now_ms: int) -> None:
         self.last_head_ms = now_ms
         self.receipts.publish_head(self.settings.host, now_ms)
-
-
-def _is_edit(event: PlaintextEvent) -> bool:
-    relation = event.content.get("m.relates_to")
-    return isinstance(relation, dict) and relation.get("rel_type") == "m.replace"

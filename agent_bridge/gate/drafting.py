@@ -6,11 +6,9 @@ can be reached.
 """
 
 import secrets
-from dataclasses import dataclass
 
 from agent_bridge.core.actions import Action, program_of
-from agent_bridge.core.draft import AgentContext, Draft, GateIdentity, Limits, PolicyRef
-from agent_bridge.core.ed25519 import parse_public_key
+from agent_bridge.core.draft import AgentContext, Draft, Limits, PolicyRef
 from agent_bridge.core.frozen_draft import FrozenDraft, freeze_draft
 from agent_bridge.core.pins import pins_digest
 from agent_bridge.core.policy import Classification, Policy
@@ -18,55 +16,33 @@ from agent_bridge.core.policy_request import Request
 from agent_bridge.core.quorum import Instant, check_need
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.tiers import Tier
-from agent_bridge.gate.approvers import Approvers
-from agent_bridge.gate.freezing import FrozenAction, Workspace, freeze_action
+from agent_bridge.gate.freezing import FrozenAction, freeze_action
 from agent_bridge.gate.gate_reasons import Declined, GateReason
 from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
-from agent_bridge.gate.outbox import Rooms
-from agent_bridge.gate.policy_source import PolicySource
+from agent_bridge.gate.premises import Premises
 from agent_bridge.gate.prompt_history import PromptHistory
 from agent_bridge.gate.receipt_book import ReceiptBook
 from agent_bridge.gate.requests_room import WishedAction
-from agent_bridge.gate.sandbox_probe import SandboxMissing, SandboxReady
 from agent_bridge.gate.sandbox_profiles import PROFILES, SandboxProfile, sandbox_of
-from agent_bridge.gate.secrets_store import SecretStore
 from agent_bridge.gate.settings import Settings
 from agent_bridge.gate.store import Store
-from agent_bridge.matrix import MatrixClient
 from homeserver.core.identifiers import UserID
 
 _NONCE_BYTES = 16
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where actions run and what confines them."""
-
-    workspace: Workspace
-    secrets: SecretStore
-    sandbox: SandboxReady | SandboxMissing
 
 
 class Drafting:
     def __init__(
         self,
         settings: Settings,
-        client: MatrixClient,
-        rooms: Rooms,
-        machine: Machine,
-        policy: PolicySource,
-        approvers: Approvers,
+        premises: Premises,
         store: Store,
         receipts: ReceiptBook,
         drafts: OpenDrafts,
         history: PromptHistory,
     ) -> None:
         self._settings = settings
-        self._client = client
-        self._rooms = rooms
-        self._machine = machine
-        self._policy = policy
-        self._approvers = approvers
+        self._premises = premises
         self._store = store
         self._receipts = receipts
         self._drafts = drafts
@@ -85,10 +61,12 @@ class Drafting:
         ttl_ms = wish.ttl_ms or self._settings.ttl_ms
         if now.wall_ms > wish.issued_ms + ttl_ms:  # 1
             raise Declined(GateReason.STALE_REQUEST)
-        self.check_ready()  # 2, 3
-        names = self._machine.secrets.names()
-        action = freeze_action(wish.request, self._machine.workspace, secret_names=names)  # 4
-        policy, text = self._policy.load()  # 5
+        self._premises.check()  # 2, 3
+        names = self._premises.machine.secrets.names()
+        action = freeze_action(
+            wish.request, self._premises.machine.workspace, secret_names=names
+        )  # 4
+        policy, text = self._premises.policy.load()  # 5
         profile, found = self._classify(policy, action.action, wish.taint, now)
         if found.tier is Tier.DENY:
             raise Refused(Reason.TIER_DENIED, "; ".join(found.because))
@@ -99,12 +77,12 @@ class Drafting:
             self._history.check_asking(policy.prompt_limits, pending, now.wall_ms)
         if found.tier >= Tier.T2 and now.wall_ms < self._history.latest_ms:  # 7
             raise Refused(Reason.CLOCK_REGRESSED)
-        pins = self._approvers.pins()  # 8
+        pins = self._premises.approvers.pins()  # 8
         expires_at = now.wall_ms + min(ttl_ms, self._settings.max_ttl_ms)
         frozen = freeze_draft(
             Draft(
-                gate=self.identity(),
-                room_id=self._rooms.approvals,
+                gate=self._premises.identity,
+                room_id=self._premises.rooms.approvals,
                 sequence=self._store.next_sequence(),
                 nonce=secrets.token_bytes(_NONCE_BYTES),
                 issued_at=now.wall_ms,
@@ -116,58 +94,29 @@ class Drafting:
                 need=found.need,
                 pins=pins_digest(pins),
                 action=action.action,
-                sandbox=sandbox_of(profile, self._machine.workspace),
+                sandbox=sandbox_of(profile, self._premises.machine.workspace),
                 limits=Limits(self._settings.wall_ms, self._settings.output_bytes),
             )
         )
-        check_need(frozen, pins, self._approvers.revoked_keys())
+        check_need(frozen, pins, self._premises.approvers.revoked_keys())
         self._store.insert_draft(frozen, request_key, now.wall_ms)  # 9
         self._history.note_draft(now.wall_ms, automatic=found.need is None)
         self._receipts.publish_grounds(pins, policy, text)
         return self._open(frozen, action, now, request_key)
-
-    def check_ready(self) -> None:
-        """Raise Declined, Refused while nothing can be drafted at all.
-
-        That is: without approvers, without a sandbox, without a policy, and while anybody but the
-        gate and its approvers is in the approvals room.
-        """
-        self._check_room()
-        if not self._approvers.users:
-            raise Refused(Reason.APPROVERS_EMPTY)
-        if isinstance(self._machine.sandbox, SandboxMissing):
-            raise Declined(GateReason.SANDBOX_UNAVAILABLE, self._machine.sandbox.why)
-        self._policy.load()
-
-    def identity(self) -> GateIdentity:
-        key = parse_public_key(self._client.ed25519_key)
-        return GateIdentity(self._client.user_id, key, self._settings.host)
-
-    def _check_room(self) -> None:
-        allowed = {self._client.user_id, *self._approvers.users}
-        members = self._client.members(self._rooms.approvals)
-        others = [
-            user_id
-            for user_id, membership in members.items()
-            if membership in ("join", "invite") and user_id not in allowed
-        ]
-        if others:
-            raise Declined(GateReason.ROOM_NOT_PRIVATE, ", ".join(sorted(others)))
 
     def _classify(
         self, policy: Policy, action: Action, taint: tuple[str, ...], now: Instant
     ) -> tuple[SandboxProfile, Classification]:
         """Try the tight confinement first: what needs nobody in it runs in it."""
         tight = PROFILES[self._settings.automatic_profile]
-        found = policy.classify(self._request(action, tight, taint), now.wall_ms)
-        if found.tier is Tier.T0:
-            return tight, found
+        if policy.classify(self._request(action, tight, ()), now.wall_ms).tier is Tier.T0:
+            return tight, policy.classify(self._request(action, tight, taint), now.wall_ms)
         name = self._settings.program_profiles.get(program_of(action).path, self._settings.profile)
         profile = PROFILES[name]
         return profile, policy.classify(self._request(action, profile, taint), now.wall_ms)
 
     def _request(self, action: Action, profile: SandboxProfile, taint: tuple[str, ...]) -> Request:
-        sandbox = sandbox_of(profile, self._machine.workspace)
+        sandbox = sandbox_of(profile, self._premises.machine.workspace)
         return Request(action, sandbox.network, sandbox.writable, taint)
 
     def _open(

@@ -12,7 +12,7 @@ of its rooms is dropped, because only the database knows whether it happened.
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,13 +21,22 @@ from homeserver.background import Background
 from homeserver.core.errors import EventMalformed, EventRejected
 from homeserver.core.identifiers import RoomID
 from homeserver.engine.live_rooms import LiveRooms
+from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.notifier import Notifier
-from homeserver.engine.room_change import EventTemplate, NotLoaded, RoomChange, RoomChanges
+from homeserver.engine.room_change import EventTemplate, ReceivedRows, RoomChange, RoomChanges
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
 from homeserver.metrics import COMMIT_BATCH
-from homeserver.storage import client_transactions, events, memberships, rooms, state_segments
+from homeserver.storage import (
+    client_transactions,
+    event_graph,
+    events,
+    memberships,
+    relations,
+    rooms,
+    state_segments,
+)
 from homeserver.storage.database import Database
 from homeserver.storage.query import Txn
 
@@ -35,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_BATCH = 500
 _MAX_WAITING = 20_000
+Build = Callable[[RoomChange], list[TimelineEvent]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,9 @@ class Committed:
 @dataclass(eq=False, slots=True)
 class _Submission:
     room_id: RoomID
-    templates: Sequence[EventTemplate]
+    size: int
+    """How many events."""
+    build: Build
     answer: Deferred[list[TimelineEvent]] = field(default_factory=Deferred)
 
 
@@ -81,7 +93,20 @@ class CommitLoop:
         Fails with EventRejected, EventMalformed, NotLoaded (load it and try again) or
         DatabaseUnavailable.
         """
-        submission = _Submission(room_id, templates)
+
+        def build(change: RoomChange) -> list[TimelineEvent]:
+            return [self._changes.add(change, template) for template in templates]
+
+        return self.submit_change(room_id, len(templates), build)
+
+    def submit_change(
+        self, room_id: RoomID, size: int, build: Build
+    ) -> Deferred[list[TimelineEvent]]:
+        """Commit what `build`, called with the room's change, puts into it: `size` events.
+
+        `build` may be called in vain and must not wait. Fails as `submit`.
+        """
+        submission = _Submission(room_id, size, build)
         if len(self._waiting) >= _MAX_WAITING:
             submission.answer.errback(
                 ServiceUnavailable("Too many events are waiting", retry_after_ms=2000)
@@ -118,7 +143,8 @@ class CommitLoop:
             self._changes.end_batch(max((c.last_position for c in written), default=0))
             self._live_rooms.pin(())
             self._fail(changes, ready, failed)
-        self._publish(written)  # 4
+        if written:
+            self._publish(written)  # 4
         for submission, built in ready:
             _answer(submission, built)
 
@@ -148,11 +174,10 @@ class CommitLoop:
 
     async def _has_happened(self, changes: Sequence[RoomChange]) -> bool:
         for change in changes:
-            if change.new_events:
+            if change.event_rows:
+                newest = change.event_rows[-1].event_nid
                 try:
-                    return await self._db.read(
-                        events.has_event, change.room.room_nid, change.last_position
-                    )
+                    return await self._db.read(events.has_event, change.room.room_nid, newest)
                 except DatabaseUnavailable:
                     return False
         return False
@@ -163,7 +188,7 @@ class CommitLoop:
         while self._waiting and count < _MAX_BATCH:
             submission = self._waiting.popleft()
             taken.append(submission)
-            count += len(submission.templates)
+            count += submission.size
         return taken
 
     def _build(
@@ -178,7 +203,7 @@ class CommitLoop:
             change = self._changes.begin(room)
         mark = change.mark()
         try:
-            built = [self._changes.add(change, template) for template in submission.templates]
+            built = submission.build(change)
         except (EventRejected, EventMalformed, NotLoaded) as error:
             change.undo(mark)
             submission.answer.errback(error)
@@ -188,7 +213,7 @@ class CommitLoop:
             change.undo(mark)
             submission.answer.errback(error)
             return None
-        if change.new_events or change.transactions:
+        if change.has_rows:
             changes[submission.room_id] = change
         return built
 
@@ -226,7 +251,8 @@ class CommitLoop:
         for change in written:
             room = change.room
             change.apply()
-            keys.add(room.room_id)
+            if change.shown_up_to:
+                keys.add(room.room_id)
             for user_id, member in change.members.items():
                 self._user_rooms.changed(user_id, room.room_id, room.room_nid, member)
                 keys.add(user_id)
@@ -252,13 +278,24 @@ def _write_txn(txn: Txn, changes: Sequence[RoomChange]) -> None:
     events.insert_events(txn, [row for change in changes for row in change.event_rows])
     state_segments.insert_segments(txn, [row for change in changes for row in change.segments])
     state_segments.append_changes(txn, [row for change in changes for row in change.growths])
-    rooms.upsert_heads(txn, [change.head() for change in changes if change.new_events])
+    rooms.upsert_heads(txn, [change.head() for change in changes if change.shown_up_to])
     memberships.upsert_memberships(
         txn, [row for change in changes for row in change.membership_rows]
     )
+    relations.insert_relations(txn, [row for change in changes for row in change.relation_rows])
     client_transactions.insert_transactions(
         txn, [row for change in changes for row in change.transactions]
     )
     for change in changes:
+        _write_received(txn, change.received)
         for target_nid, redaction_nid in change.redactions:
             events.update_redacted_by(txn, change.room.room_nid, target_nid, redaction_nid)
+            relations.delete_relation(txn, change.room.room_nid, target_nid)
+
+
+def _write_received(txn: Txn, rows: ReceivedRows) -> None:
+    events.update_placed(txn, rows.placed)
+    event_graph.insert_missing_parents(txn, rows.missing_parents)
+    for room_nid, parent_id in rows.known_parents:
+        event_graph.delete_missing_parent(txn, room_nid, parent_id)
+    event_graph.insert_waiting_redactions(txn, rows.waiting_redactions)

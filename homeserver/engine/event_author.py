@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from homeserver.core.auth_events import auth_types_of
 from homeserver.core.errors import EventMalformed, EventRejected
@@ -12,7 +13,8 @@ from homeserver.core.identifiers import DeviceID, EventID, RoomID, UserID
 from homeserver.engine.commit_loop import CommitLoop
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
-from homeserver.engine.room_change import EventTemplate, NotLoaded
+from homeserver.engine.not_loaded import NotLoaded
+from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.sent_transactions import SentTransactions
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.errors import BadJSON, Forbidden, NotFound, ServiceUnavailable, TooLarge
@@ -34,22 +36,34 @@ class EventAuthor:
         self._dictionary = dictionary
         self._transactions = transactions
 
-    async def send(self, room_id: RoomID, template: EventTemplate) -> EventID:
+    async def send(
+        self,
+        room_id: RoomID,
+        template: EventTemplate,
+        guard: AbstractAsyncContextManager[None] | None = None,
+    ) -> EventID:
         """Commit one event and return its id; the first one's for a repeated transaction.
 
-        Raises NotFound for an unknown room, Forbidden, BadJSON, TooLarge.
+        guard  is entered around the commit, but not for a repeated transaction
+        Raises NotFound for an unknown room, Forbidden, BadJSON, TooLarge, and what `guard` does.
         """
         room = await self._find_room(room_id)
         if template.scoped_txn_id is None or template.device_id is None:
-            return await self._send_one(room, template)
+            return await self._send_one(room, template, guard)
         return await self._transactions.once(  # 1
             (template.sender, DeviceID(template.device_id)),
             (room.room_nid, template.scoped_txn_id),
-            lambda: self._send_one(room, template),
+            lambda: self._send_one(room, template, guard),
         )
 
-    async def _send_one(self, room: LiveRoom, template: EventTemplate) -> EventID:
-        return (await self.send_all(room.room_id, [template]))[0].event.event_id
+    async def _send_one(
+        self,
+        room: LiveRoom,
+        template: EventTemplate,
+        guard: AbstractAsyncContextManager[None] | None,
+    ) -> EventID:
+        async with guard or nullcontext():
+            return (await self.send_all(room.room_id, [template]))[0].event.event_id
 
     async def send_all(
         self, room_id: RoomID, templates: Sequence[EventTemplate]

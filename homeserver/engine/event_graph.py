@@ -99,7 +99,9 @@ class EventGraph:
         if missing:
             rows = await self._db.read(event_graph.list_by_id, room.room_nid, list(missing))
             self._take_in(room, rows)
-        return {event_id: graph.by_id[event_id] for event_id in event_ids if event_id in graph.by_id}
+        return {
+            event_id: graph.by_id[event_id] for event_id in event_ids if event_id in graph.by_id
+        }
 
     async def load_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
         graph = self._graph(room)

@@ -7,7 +7,7 @@ takes a few indexed queries.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.defer import Deferred
 
@@ -15,8 +15,9 @@ from homeserver.core.events import Event
 from homeserver.core.history_visibility import HistoryVisibility, parse_history_visibility
 from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
 from homeserver.core.power_levels import PowerLevels, power_levels_of
+from homeserver.core.relations import AGGREGATED, find_relation
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
-from homeserver.core.state_map import State
+from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.state_store import StateStore, Tail
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
@@ -39,6 +40,10 @@ class Tip:
     event_nid: int
     event_id: EventID
     depth: int
+    state_nid: int
+    """The state after it."""
+    server: str
+    """The sender's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,13 @@ class Member:
     """Number of the event that began the last stay; None: never joined."""
     left_nid: int | None = None
     """Number of the event that ended it; None: it goes on, or there was none."""
+    other_event: int | None = None
+    """Number of the member event if a resolution, at `event_nid`, brought in another; 0: none."""
+
+    @property
+    def member_event(self) -> int:
+        """Number of the m.room.member event in the current state; 0: there is none."""
+        return self.event_nid if self.other_event is None else self.other_event
 
 
 def next_member(before: Member | None, membership: str, event_nid: int) -> Member:
@@ -85,6 +97,8 @@ class LiveRoom:
         self.recent: deque[TimelineEvent] = deque()
         self.recent_from = 0
         """Every shown event after this number is in `recent`."""
+        self.parents: dict[EventID, int] = {}
+        """What recent events relate to, but for annotations: each with its newest child."""
         self.last_event = 0
         self._event_bytes = 0
 
@@ -151,14 +165,48 @@ class LiveRoom:
         self._event_bytes += found.size - (before.size if before is not None else 0)
         self.state_events[slot] = found
 
+    def set_state(self, changed: State) -> None:
+        for slot_nid, event_nid in changed.items():
+            if event_nid == REMOVED:
+                self.state.pop(slot_nid, None)
+            else:
+                self.state[slot_nid] = event_nid
+
+    def forget_state_event(self, slot: Slot) -> None:
+        dropped = (
+            self.member_events.pop(UserID(slot[1]), None)
+            if slot[0] == MEMBER
+            else self.state_events.pop(slot, None)
+        )
+        if dropped is not None:
+            self._event_bytes -= dropped.size
+
     def append_recent(self, found: TimelineEvent) -> None:
         self.recent.append(found)
         self._event_bytes += found.size
         self.last_event = found.event_nid
+        parent_id = _aggregated_parent(found)
+        if parent_id is not None:
+            self.parents[parent_id] = found.event_nid
         while len(self.recent) > _RECENT_EVENTS:
             dropped = self.recent.popleft()
             self.recent_from = dropped.event_nid
             self._event_bytes -= dropped.size
+            parent_id = _aggregated_parent(dropped)
+            if parent_id is not None and self.parents.get(parent_id) == dropped.event_nid:
+                del self.parents[parent_id]
+
+    def list_possible_parents(self, found: Iterable[TimelineEvent]) -> list[TimelineEvent]:
+        """Leave out the recent events that nothing to be told with them relates to.
+
+        What came after a recent event is recent itself, so memory knows of all its children.
+        """
+        recent = {event.event_nid for event in self.recent}
+        return [
+            event
+            for event in found
+            if event.event_nid not in recent or event.event.event_id in self.parents
+        ]
 
     def redact(self, event_nid: int, redaction: Event, redaction_target: EventID) -> None:
         """Let a redaction take effect on whatever is in memory."""
@@ -174,6 +222,11 @@ class LiveRoom:
             if found.event_nid <= event_nid:
                 return
             yield found
+
+
+def _aggregated_parent(found: TimelineEvent) -> EventID | None:
+    relation = find_relation(found.event.content)
+    return relation.parent_id if relation is not None and relation.rel_type in AGGREGATED else None
 
 
 class LiveRooms:
@@ -262,7 +315,14 @@ class LiveRooms:
         room.last_event = room.recent_from = head.last_event
         tips = await self._db.read(rooms.list_extremities, room.room_nid, head.extremities)
         room.tips = tuple(
-            Tip(t.event_nid, decode_event_id(room.version, t.event_id), t.depth) for t in tips
+            Tip(
+                tip.event_nid,
+                decode_event_id(room.version, tip.event_id),
+                tip.depth,
+                tip.state_after,
+                server_name_of(tip.sender) or "",
+            )
+            for tip in tips
         )
         room.tail, room.state = await self._states.load_current(
             room.room_nid, head.current_state
@@ -277,7 +337,8 @@ class LiveRooms:
                     member.left_nid,
                 ),
             )
-        member_nids = {member.event_nid for member in room.members.values()}
+        await self._find_member_events(room)
+        member_nids = {member.member_event for member in room.members.values()}
         nids = [nid for nid in room.state.values() if nid not in member_nids]
         for stored in await self._db.read(events.list_events, room.room_nid, nids):  # 4
             found = load_timeline_event(room.version, stored)
@@ -285,10 +346,25 @@ class LiveRooms:
                 room.set_state_event(found)
         return room
 
+    async def _find_member_events(self, room: LiveRoom) -> None:
+        """Find the member events that a resolution has brought in: the state names them."""
+        in_state = set(room.state.values())
+        moved = [
+            user_id for user_id, member in room.members.items() if member.event_nid not in in_state
+        ]
+        if not moved:
+            return
+        slots = {user_id: (MEMBER, user_id) for user_id in moved}
+        await self._dictionary.ensure([], [], slots.values())
+        for user_id, slot in slots.items():
+            slot_nid = self._dictionary.find_slot(*slot)
+            other = 0 if slot_nid is None else room.state.get(slot_nid, 0)
+            room.members[user_id] = replace(room.members[user_id], other_event=other)
+
     async def load_members(self, room: LiveRoom, user_ids: Iterable[UserID]) -> None:
         """Bring the member events of these users into memory."""
         nids = [
-            room.members[user_id].event_nid
+            room.members[user_id].member_event
             for user_id in user_ids
             if user_id in room.members and user_id not in room.member_events
         ]
@@ -297,7 +373,7 @@ class LiveRooms:
         for stored in await self._db.read(events.list_events, room.room_nid, nids):
             found = load_timeline_event(room.version, stored)
             current = room.members.get(UserID(found.event.state_key or ""))
-            if current is not None and current.event_nid == found.event_nid:
+            if current is not None and current.member_event == found.event_nid:
                 room.remember_member_event(found)
         self.weigh(room)
 
@@ -319,14 +395,14 @@ class LiveRooms:
             if known is not None:
                 found.append(known)
             elif user_id in room.members:
-                missing.append(room.members[user_id].event_nid)
+                missing.append(room.members[user_id].member_event)
         if missing:
             loaded = await self._db.read(events.list_events, room.room_nid, missing)
             for stored in loaded:
                 fresh = load_timeline_event(room.version, stored)
                 found.append(fresh)
                 current = room.members.get(UserID(fresh.event.state_key or ""))
-                if current is not None and current.event_nid == fresh.event_nid:
+                if current is not None and current.member_event == fresh.event_nid:
                     room.remember_member_event(fresh)
             self.weigh(room)
         return found

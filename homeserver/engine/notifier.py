@@ -25,7 +25,7 @@ class Notifier(Generic[E]):
 
     def wait(self, keys: Iterable[str]) -> Deferred[None]:
         """Fires at the next change of any of `keys` (user ids, room ids); may be cancelled."""
-        waiting: Deferred[None] = Deferred(self._forget)
+        waiting: Deferred[None] = Deferred(self.forget)
         named = tuple(keys)
         self._keys[waiting] = named
         for key in named:
@@ -38,13 +38,13 @@ class Notifier(Generic[E]):
         for key in keys:
             woken |= self._waits.get(key, set())
         for waiting in woken:
-            self._forget(waiting)
+            self.forget(waiting)
         for waiting in woken:
             self.end(waiting)
 
     def end(self, waiting: Deferred[None]) -> None:
         """Wake one wait, if it still waits."""
-        self._forget(waiting)
+        self.forget(waiting)
         if not waiting.called:
             waiting.callback(None)
 
@@ -56,7 +56,8 @@ class Notifier(Generic[E]):
         for listener in self._listeners:
             listener(events)
 
-    def _forget(self, waiting: Deferred[None]) -> None:
+    def forget(self, waiting: Deferred[None]) -> None:
+        """Leave off one wait, without waking it."""
         for key in self._keys.pop(waiting, ()):
             waits = self._waits.get(key)
             if waits is not None:

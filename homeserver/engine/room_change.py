@@ -18,14 +18,18 @@ from homeserver.core.identifiers import ServerName, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.power_levels import power_levels_of
 from homeserver.core.signing import SigningKey
+from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip, next_member
+from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.streams import Stream
 from homeserver.engine.timeline_event import TimelineEvent, stripped_fields
 from homeserver.storage.client_transactions import NewTransaction
-from homeserver.storage.events import NewEvent, encode_event_id
+from homeserver.storage.event_graph import MissingParent, WaitingRedaction
+from homeserver.storage.events import NewEvent, PlacedEvent, encode_event_id
 from homeserver.storage.memberships import NUMBERS, NewMembership
+from homeserver.storage.relations import NewRelation, new_relation
 from homeserver.storage.rooms import NewHead
 from homeserver.storage.state_segments import Growth, Segment
 
@@ -39,23 +43,6 @@ _STRIPPED_TYPES = (
     "m.room.canonical_alias",
     "m.room.encryption",
 )
-
-
-class NotLoaded(Exception):
-    """Something the build needs is not in memory: load it and submit again."""
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        user: UserID | None = None,
-        event_type: str = "",
-        slot: Slot | None = None,
-    ) -> None:
-        super().__init__(what)
-        self.user = user
-        self.event_type = event_type
-        self.slot = slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +71,56 @@ class EventTemplate:
         return None if self.txn_id is None else self.txn_scope + self.txn_id
 
 
+@dataclass(slots=True)
+class ReceivedRows:
+    """What only events from elsewhere write."""
+
+    placed: list[PlacedEvent]
+    """Outliers that have found their place."""
+    missing_parents: list[MissingParent]
+    known_parents: list[tuple[int, bytes]]
+    """(room, event id) of those that others named as parents before they were there."""
+    waiting_redactions: list[WaitingRedaction]
+
+    def __bool__(self) -> bool:
+        return bool(self.placed)
+
+    def copy(self) -> "ReceivedRows":
+        return ReceivedRows(
+            [*self.placed],
+            [*self.missing_parents],
+            [*self.known_parents],
+            [*self.waiting_redactions],
+        )
+
+
 class RoomChange:
     def __init__(self, room: LiveRoom) -> None:
         self.room = room
         self.tips = room.tips
         self.tail = room.tail
         self.state: dict[int, int] = {}
-        self.state_events: dict[Slot, TimelineEvent] = {}
+        self.state_events: dict[Slot, TimelineEvent | None] = {}
+        """None: a resolution has emptied the slot."""
         self.members: dict[UserID, Member] = {}
         self.new_events: list[TimelineEvent] = []
         self.event_rows: list[NewEvent] = []
         self.segments: list[Segment] = []
         self.growths: list[Growth] = []
         self.membership_rows: list[NewMembership] = []
+        self.relation_rows: list[NewRelation] = []
         self.transactions: list[NewTransaction] = []
         self.redactions: list[tuple[int, int]] = []
         """(event number of the target, of the redaction)"""
         self.redaction_events: list[tuple[TimelineEvent, Event]] = []
+        self.received = ReceivedRows([], [], [], [])
+        self.moved_at = 0
+        """Position at which the current state changed without an event that is shown."""
 
     def mark(self) -> dict[str, Any]:
         """Return what `undo` needs to go back to now."""
         return {
-            name: value.copy() if isinstance(value, (dict, list)) else value
+            name: value.copy() if isinstance(value, (dict, list, ReceivedRows)) else value
             for name, value in vars(self).items()
         }
 
@@ -114,21 +129,54 @@ class RoomChange:
 
     def find_state(self, slot: Slot) -> TimelineEvent | None:
         """Return the state event before the next event. Raises NotLoaded."""
-        changed = self.state_events.get(slot)
-        if changed is not None:
-            return changed
+        if slot in self.state_events:
+            return self.state_events[slot]
         found = self.room.find_state(*slot)
-        if found is None and slot[0] == MEMBER and slot[1] in self.room.members:
-            raise NotLoaded("member event", user=UserID(slot[1]))
+        if found is None and slot[0] == MEMBER:
+            member = self.room.members.get(UserID(slot[1]))
+            if member is not None and member.member_event:
+                raise NotLoaded("member event", user=UserID(slot[1]))
         return found
 
     def state_number(self, slot_nid: int) -> int | None:
-        return self.state.get(slot_nid) or self.room.state.get(slot_nid)
+        if slot_nid in self.state:
+            return self.state[slot_nid] or None
+        return self.room.state.get(slot_nid)
+
+    def whole_state(self) -> State:
+        """Return the current state as a new dictionary."""
+        whole = self.room.state | self.state
+        for slot_nid, event_nid in self.state.items():
+            if event_nid == REMOVED:
+                del whole[slot_nid]
+        return whole
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.event_rows or self.transactions or self.received)
 
     @property
     def last_position(self) -> int:
-        """Number of the newest event; 0 when there is none."""
-        return self.new_events[-1].event_nid if self.new_events else 0
+        """The newest position that a row remembers; 0 when there is none."""
+        last_row = self.event_rows[-1].event_nid if self.event_rows else 0
+        return max(last_row, self.moved_at)
+
+    @property
+    def shown_up_to(self) -> int:
+        """The newest position with anything to show; 0 when there is none."""
+        last_shown = self.new_events[-1].event_nid if self.new_events else 0
+        return max(last_shown, self.moved_at)
+
+    def add_state_row(self, row: Segment | Growth) -> None:
+        if isinstance(row, Segment):
+            self.segments.append(row)
+        elif self.growths and self.growths[-1].segment_nid == row.segment_nid:
+            last = self.growths[-1]
+            self.growths[-1] = replace(
+                row, changes=last.changes + row.changes, count_before=last.count_before
+            )
+        else:
+            self.growths.append(row)
 
     def head(self) -> NewHead:
         assert self.tail is not None
@@ -136,23 +184,26 @@ class RoomChange:
             self.room.room_nid,
             [tip.event_nid for tip in self.tips],
             self.tail.state_nid,
-            self.last_position,
+            self.shown_up_to,
         )
 
     def apply(self) -> None:
         """Bring the live room up to date, after the commit."""
         room = self.room
         room.tips, room.tail = self.tips, self.tail
-        room.state.update(self.state)
+        room.set_state(self.state)
         for user_id, member in self.members.items():
             room.set_member(user_id, member)
         for slot, found in self.state_events.items():
-            if slot[0] == MEMBER:
+            if found is None:
+                room.forget_state_event(slot)
+            elif slot[0] == MEMBER:
                 room.remember_member_event(found)
             else:
                 room.set_state_event(found)
         for found in self.new_events:
             room.append_recent(found)
+        room.last_event = max(room.last_event, self.moved_at)
         for target, redaction in self.redaction_events:
             room.redact(target.event_nid, redaction, target.event.event_id)
 
@@ -284,12 +335,11 @@ class RoomChanges:
             slot_nid = self._dictionary.find_slot(event.type, event.state_key)
             if slot_nid is None:
                 raise NotLoaded("slot number", slot=(event.type, event.state_key))
-        event_nid = self._stream.allocate()
-        self._positions.append(event_nid)
+        event_nid = self.allocate()
         assert change.tail is not None
         state_before = change.tail.state_nid
         if slot_nid is not None:
-            self._extend_state(change, slot_nid, event_nid)
+            self.extend_state(change, slot_nid, event_nid)
         found = TimelineEvent(
             event,
             event_nid,
@@ -318,19 +368,30 @@ class RoomChanges:
                 pdu=event.pdu_bytes,
             )
         )
-        change.tips = (Tip(event_nid, event.event_id, event.depth),)
+        relation = new_relation(room.version, event, change.event_rows[-1])
+        if relation is not None:
+            change.relation_rows.append(relation)
+        after = change.tail.state_nid
+        change.tips = (Tip(event_nid, event.event_id, event.depth, after, self._server_name),)
         change.new_events.append(found)
         if event.state_key is not None:
             change.state_events[(event.type, event.state_key)] = found
             if event.type == MEMBER:
-                self._take_in_membership(change, found)
+                self.take_in_membership(change, found, found.event_nid)
         if template.redacted is not None:
             change.redactions.append((template.redacted.event_nid, event_nid))
             change.redaction_events.append((template.redacted, event))
         self._note_transaction(change, template, found)
         return found
 
-    def _extend_state(self, change: RoomChange, slot_nid: int, event_nid: int) -> None:
+    def allocate(self) -> int:
+        """Return a position for the batch being built."""
+        position = self._stream.allocate()
+        self._positions.append(position)
+        return position
+
+    def extend_state(self, change: RoomChange, slot_nid: int, event_nid: int) -> None:
+        """Put an event into the current state."""
         room = change.room
         assert change.tail is not None
         before = change.state_number(slot_nid)
@@ -339,41 +400,49 @@ class RoomChanges:
             change.tail,
             {} if before is None else {slot_nid: before},
             [(slot_nid, event_nid)],
-            whole=lambda: {**room.state, **change.state},
+            whole=change.whole_state,
             size=len(room.state),
         )
         change.state[slot_nid] = event_nid
-        if isinstance(row, Segment):
-            change.segments.append(row)
-        elif change.growths and change.growths[-1].segment_nid == row.segment_nid:
-            last = change.growths[-1]
-            change.growths[-1] = replace(
-                row, changes=last.changes + row.changes, count_before=last.count_before
-            )
-        else:
-            change.growths.append(row)
+        change.add_state_row(row)
 
-    def _take_in_membership(self, change: RoomChange, found: TimelineEvent) -> None:
+    def take_in_membership(self, change: RoomChange, found: TimelineEvent, position: int) -> None:
+        """Let a member event that is now in the current state take effect, from `position` on."""
         event = found.event
-        user_id = UserID(event.state_key or "")
-        membership = event.membership or "leave"
+        membership = event.membership if event.membership in NUMBERS else "leave"
+        self.set_member(
+            change, UserID(event.state_key or ""), membership or "leave", position, found
+        )
+
+    def set_member(
+        self,
+        change: RoomChange,
+        user_id: UserID,
+        membership: str,
+        position: int,
+        found: TimelineEvent | None,
+    ) -> None:
+        """`found` is the member event; None when a resolution has left the user without one."""
         user_nid = self._dictionary.find_user(user_id)
         if user_nid is None:
             raise NotLoaded("number", user=user_id)
         before = change.members.get(user_id) or change.room.members.get(user_id)
-        member = next_member(before, membership, found.event_nid)
+        member = next_member(before, membership, position)
+        member_event = 0 if found is None else found.event_nid
+        if member_event != position:
+            member = replace(member, other_event=member_event)
         change.members[user_id] = member
         change.membership_rows.append(
             NewMembership(
                 user_nid=user_nid,
                 room_nid=change.room.room_nid,
                 membership=NUMBERS[membership],
-                event_nid=found.event_nid,
+                event_nid=position,
                 joined_nid=member.joined_nid,
                 left_nid=member.left_nid,
                 stripped_state=(
-                    self._stripped_state(change, event)
-                    if membership in ("invite", "knock")
+                    self._stripped_state(change, found.event)
+                    if found is not None and membership in ("invite", "knock")
                     else None
                 ),
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from homeserver.core.state_map import (
+    REMOVED,
     Change,
     State,
     StateSet,
@@ -27,6 +28,8 @@ from homeserver.storage.state_segments import Growth, Segment
 _CHANGES_BITS = 7
 _MAX_CHANGES = (1 << _CHANGES_BITS) - 1
 _MIN_CHECKPOINT_SPACING = 128
+_MAX_GROWTH = 8
+"""Slots one change may have without counting as several towards the next checkpoint."""
 _CACHED_STATES = 200
 _CACHED_SLOTS = 2_000_000
 
@@ -40,10 +43,23 @@ class Tail:
     change_count: int
     since_checkpoint: int
     state_hash: int
+    can_grow: bool = True
+    """False: the segment may go on after this state already, in another fork of the room."""
 
     @property
     def state_nid(self) -> int:
         return self.segment_nid << _CHANGES_BITS | self.change_count
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole state, and the place after which another one is written."""
+
+    tail: Tail
+    state: State
+    """Not to be altered."""
+    rows: tuple[Segment | Growth, ...] = ()
+    """What must be written with the event that brings it about; empty when it is stored."""
 
 
 class StateStore:
@@ -79,7 +95,7 @@ class StateStore:
         size    how many slots that is, roughly
         """
         state_hash = self._hashes.hash_after(tail.state_hash, before, change)
-        if tail.change_count < _MAX_CHANGES:
+        if tail.can_grow and tail.change_count < _MAX_CHANGES and len(change) <= _MAX_GROWTH:
             grown = replace(tail, change_count=tail.change_count + 1, state_hash=state_hash)
             return grown, Growth(
                 room_nid=room_nid,
@@ -89,10 +105,11 @@ class StateStore:
                 change_count=grown.change_count,
                 state_hash=_hash_bytes(state_hash),
             )
-        since = tail.since_checkpoint + tail.change_count
+        since = tail.since_checkpoint + tail.change_count + len(change) - 1
         if since + 1 >= max(_MIN_CHECKPOINT_SPACING, size // 4):
-            after = whole()
-            after.update(change)
+            after = {
+                slot: event for slot, event in (whole() | dict(change)).items() if event != REMOVED
+            }
             return self._checkpoint(room_nid, after, state_hash)
         segment_nid = self._new_segment_nid()
         grown = Tail(segment_nid, tail.base_segment, 1, since, state_hash)
@@ -129,25 +146,64 @@ class StateStore:
 
     async def load_current(self, room_nid: int, state_nid: int) -> tuple[Tail, State]:
         """Read a room's current state, to go on writing after it."""
+        found = await self.load_snapshot(room_nid, state_nid, is_current=True)
+        return found.tail, dict(found.state)
+
+    async def load_snapshot(
+        self, room_nid: int, state_nid: int, *, is_current: bool = False
+    ) -> Snapshot:
+        """Read any state, to go on writing after it.
+
+        A segment grows at its end only, and only while it holds the room's current state.
+        """
         segment = await self._db.read(
             state_segments.find_segment, room_nid, state_nid >> _CHANGES_BITS
         )
         if segment is None:
             raise LookupError(f"state {state_nid} of room {room_nid} is not stored")
+        state = await self.load_state(room_nid, state_nid)
+        count = state_nid & _MAX_CHANGES
+        is_end = count == segment.change_count
         tail = Tail(
             segment.segment_nid,
             segment.base_segment,
-            segment.change_count,
+            count,
             segment.since_checkpoint,
-            int.from_bytes(segment.state_hash, "big"),
+            int.from_bytes(segment.state_hash, "big") if is_end else self._hashes.hash_state(state),
+            can_grow=is_current and is_end,
         )
-        return tail, dict(await self.load_state(room_nid, state_nid))
+        return Snapshot(tail, state)
+
+    def change(self, room_nid: int, before: Snapshot, change: Change) -> Snapshot:
+        """Return the state after a change; its rows are those of the state before and one more."""
+        after = {**before.state, **dict(change)}
+        for slot, event in change:
+            if event == REMOVED:
+                del after[slot]
+        tail, row = self.append(
+            room_nid,
+            before.tail,
+            before.state,
+            change,
+            whole=lambda: dict(before.state),
+            size=len(before.state),
+        )
+        return Snapshot(tail, after, (*before.rows, row))
+
+    def find_state(self, room_nid: int, state_nid: int) -> State | None:
+        """Return a state that is in memory; not to be altered."""
+        return self._cache.get((room_nid, state_nid))
+
+    def remember(self, room_nid: int, state_nid: int, state: State) -> None:
+        """Keep a state that has been committed; before that its number may become another's."""
+        if (room_nid, state_nid) not in self._cache:
+            self._remember((room_nid, state_nid), state)
 
     async def load_state(self, room_nid: int, state_nid: int) -> State:
         """Return slot -> event number of any state; the caller must not alter it.
 
-        1. One range read gives the segments since the checkpoint.
-        2. Going back from the wanted state by `parent_state` leaves out other forks.
+        1. One query follows `parent_state` back to the checkpoint: other forks are not read.
+        2. The wanted state and each parent say how many changes of their segment count.
         3. The checkpoint is brought forward by each segment's changes.
         """
         key = (room_nid, state_nid)

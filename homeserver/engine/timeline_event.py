@@ -83,14 +83,26 @@ class TimelineEvent:
             self.replaced = redact_event(self.replaced)
             self.json, self.has_unsigned = _client_json(self.event, self.replaced, self._redaction)
 
-    def json_for(self, user_id: str, device_id: str | None) -> bytes:
-        """Return the JSON for this device: with the transaction id if it sent the event."""
-        if self.txn_id is None or self.event.sender != user_id or self.sender_device != device_id:
+    def json_for(
+        self, user_id: str, device_id: str | None, relations: bytes | None = None
+    ) -> bytes:
+        """Return the JSON for this device: with the transaction id if it sent the event.
+
+        relations  the JSON of `m.relations`, made for this device
+        """
+        added = []
+        if (
+            self.txn_id is not None
+            and self.event.sender == user_id
+            and self.sender_device == device_id
+        ):
+            added.append(b'"transaction_id":' + encode_json(self.txn_id))
+        if relations is not None:
+            added.append(b'"m.relations":' + relations)
+        if not added:
             return self.json
-        transaction = b'"transaction_id":' + encode_json(self.txn_id)
-        if self.has_unsigned:
-            return self.json[:-2] + b"," + transaction + b"}}"
-        return self.json[:-1] + b',"unsigned":{' + transaction + b"}}"
+        start = self.json[:-2] + b"," if self.has_unsigned else self.json[:-1] + b',"unsigned":{'
+        return start + b",".join(added) + b"}}"
 
 
 def with_room_id(json: bytes, room_id: str) -> bytes:

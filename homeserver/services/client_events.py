@@ -3,7 +3,7 @@
 spec: client-server-api/#room-event-format, v1.19.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import orjson
 
@@ -13,14 +13,32 @@ from homeserver.engine.timeline_event import TimelineEvent, with_room_id
 from homeserver.requester import Requester
 
 
-def render_event(event: TimelineEvent, requester: Requester, room_id: RoomID) -> bytes:
+Bundles = Mapping[int, bytes]
+"""Event number -> JSON of its `m.relations`; events without are left out."""
+NO_BUNDLES: Bundles = {}
+
+
+def render_event(
+    event: TimelineEvent, requester: Requester, room_id: RoomID, bundles: Bundles = NO_BUNDLES
+) -> bytes:
     """Return the JSON of one event, with its room id."""
-    return with_room_id(event.json_for(requester.user_id, requester.device_id), room_id)
+    relations = bundles.get(event.event_nid)
+    json = event.json_for(requester.user_id, requester.device_id, relations)
+    return with_room_id(json, room_id)
 
 
-def render_events(events: Iterable[TimelineEvent], requester: Requester, room_id: RoomID) -> bytes:
+def render_events(
+    events: Iterable[TimelineEvent],
+    requester: Requester,
+    room_id: RoomID,
+    bundles: Bundles = NO_BUNDLES,
+) -> bytes:
     """Return a JSON array."""
-    return b"[" + b",".join(render_event(event, requester, room_id) for event in events) + b"]"
+    return (
+        b"["
+        + b",".join(render_event(event, requester, room_id, bundles) for event in events)
+        + b"]"
+    )
 
 
 def client_content(event: TimelineEvent) -> JsonObject:

@@ -34,6 +34,7 @@ END: Place = (2**62, 2**62)
 _TOKEN = re.compile(r"^t(-?\d{1,19})_(-?\d{1,19})$")
 _MAX_PAGE = 1000
 _MAX_SCANNED = 5_000
+_NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class Timeline:
         """Return up to `limit` events the user may see. Raises Forbidden, InvalidParam."""
         readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
-        place = await self._place(room, start, END if backwards else START)
-        stop = await self._place(room, until, START if backwards else END)
+        place = await self.place_at(room, start, END if backwards else START)
+        stop = await self.place_at(room, until, START if backwards else END)
         if readable.up_to is not None and backwards:
             place = min(place, await self._place_of(room, readable.up_to))
         limit = max(1, min(limit, _MAX_PAGE))
@@ -94,7 +95,7 @@ class Timeline:
             seen = await self.visible(user_id, room, chunk)
             for event in chunk:
                 scanned += 1
-                place = _behind(event) if backwards else event.position
+                place = place_before(event) if backwards else event.position
                 if event in seen and _chosen(event.event, room_id, chosen):
                     found.append(event)
                     if len(found) == limit:
@@ -122,8 +123,11 @@ class Timeline:
             )
         return [load_timeline_event(room.version, row) for row in stored]
 
-    async def _place(self, room: LiveRoom, token: str | None, default: Place) -> Place:
-        """Read a token of this server: of /messages, or of /sync (its event position)."""
+    async def place_at(self, room: LiveRoom, token: str | None, default: Place) -> Place:
+        """Read a token of this server: of /messages, or of /sync (its event position).
+
+        Raises InvalidParam.
+        """
         if not token:
             return default
         parsed = _TOKEN.match(token)
@@ -147,7 +151,7 @@ class Timeline:
         None before the room began.
         """
         room = readable.room
-        place = await self._place(room, token, END)
+        place = await self.place_at(room, token, END)
         if readable.up_to is not None:
             place = min(place, await self._place_of(room, readable.up_to))
         rows = await self._db.read(
@@ -181,28 +185,15 @@ class Timeline:
     ) -> set[TimelineEvent]:
         """Return those of `found` that the user may see.
 
-        1. What happened since a joined user joined is his to see: no state is read.
-        2. Under a visibility that has not changed since, shared or world-readable history is too.
-        3. Else the state before the event decides.
+        What is not surely visible is decided by the state before the event.
         """
-        member = room.members.get(user_id)
-        is_joined = member is not None and member.membership == "join"
-        joined_from = member.joined_nid if member is not None and is_joined else None
-        current = room.history_visibility
-        rule = room.find_state("m.room.history_visibility")
-        unchanged_from = rule.event_nid if rule is not None else 0
-        open_to_user = current is HistoryVisibility.WORLD_READABLE or (
-            current is HistoryVisibility.SHARED and is_joined
-        )
-        seen = set()
-        for event in found:
-            if (
-                (joined_from is not None and event.event_nid >= joined_from)
-                or (open_to_user and event.event_nid > unchanged_from)
-                or await self._was_visible(user_id, room, event)
-            ):  # 1
-                seen.add(event)
-        return seen
+        sure_from, sure_to = surely_visible(user_id, room)
+        return {
+            event
+            for event in found
+            if sure_from <= event.event_nid <= sure_to
+            or await self._was_visible(user_id, room, event)
+        }
 
     async def _was_visible(self, user_id: UserID, room: LiveRoom, found: TimelineEvent) -> bool:
         if found.state_before is None:
@@ -243,7 +234,34 @@ class Timeline:
         )
 
 
-def _behind(found: TimelineEvent) -> Place:
+def surely_visible(user_id: UserID, room: LiveRoom) -> tuple[int, int]:
+    """Return the first and last number of the events that are visible without a look at states.
+
+    1. What happened during a user's last stay is his to see.
+    2. Under a visibility that has not changed since, shared or world-readable history is too.
+    First is greater than last when nothing is sure.
+    """
+    member = room.members.get(user_id)
+    is_joined = member is not None and member.membership == "join"
+    visibility = room.history_visibility
+    rule = room.find_state("m.room.history_visibility")
+    if visibility is HistoryVisibility.WORLD_READABLE or (
+        visibility is HistoryVisibility.SHARED and is_joined
+    ):  # 2
+        open_from = rule.event_nid + 1 if rule is not None else 0
+    else:
+        open_from = _NEVER
+    joined_from = member.joined_nid if member is not None else None
+    if is_joined and joined_from is not None:  # 1
+        return min(joined_from, open_from), _NEVER
+    if open_from < _NEVER:
+        return open_from, _NEVER
+    if member is None or joined_from is None or member.left_nid is None:
+        return _NEVER, 0
+    return joined_from, member.left_nid
+
+
+def place_before(found: TimelineEvent) -> Place:
     """The gap just before an event."""
     return (found.event.depth, found.event_nid - 1)
 

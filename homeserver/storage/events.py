@@ -21,7 +21,7 @@ OUTLIER = 1
 REJECTED = 2
 SOFT_FAILED = 4
 HISTORICAL = 8
-_HIDDEN = OUTLIER | REJECTED | SOFT_FAILED
+HIDDEN = OUTLIER | REJECTED | SOFT_FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class NewEvent:
     prev_events: Sequence[int]
     auth_events: Sequence[int]
     pdu: bytes
+    room_state: int | None = None
+    """State of the room with the event in it, where that is not `state_after`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,14 @@ def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
         """
         INSERT INTO events (room_nid, event_nid, event_id, type_nid, sender_nid, slot_nid, depth,
                             origin_server_ts, state_before, state_after, replaces, flags,
-                            prev_events, auth_events)
+                            prev_events, auth_events, room_state)
         VALUES %s""",
         [
             (
                 row.room_nid, row.event_nid, row.event_id, row.type_nid, row.sender_nid,
                 row.slot_nid, row.depth, row.origin_server_ts, row.state_before,
                 row.state_after, row.replaces, row.flags, _array(row.prev_events),
-                _array(row.auth_events),
+                _array(row.auth_events), row.room_state,
             )
             for row in rows
         ],
@@ -117,6 +119,35 @@ def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
 
 def _array(numbers: Sequence[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedEvent:
+    """What is known of an outlier once its place in the graph is."""
+
+    room_nid: int
+    event_nid: int
+    state_before: int
+    state_after: int
+    replaces: int | None
+    flags: int
+    prev_events: Sequence[int]
+    room_state: int | None
+
+
+def update_placed(txn: Txn, rows: Sequence[PlacedEvent]) -> None:
+    for row in rows:
+        execute(
+            txn,
+            """
+            UPDATE events SET state_before = %s, state_after = %s, replaces = %s, flags = %s,
+                              prev_events = %s, room_state = %s
+             WHERE room_nid = %s AND event_nid = %s""",
+            (
+                row.state_before, row.state_after, row.replaces, row.flags,
+                _array(row.prev_events), row.room_state, row.room_nid, row.event_nid,
+            ),
+        )  # fmt: skip
 
 
 def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: int) -> None:
@@ -218,9 +249,9 @@ def list_timeline_backwards(
          WHERE room_nid = %s AND (depth, event_nid) < (%s, %s) AND (depth, event_nid) > (%s, %s)
            AND flags & %s = 0
          ORDER BY depth DESC, event_nid DESC LIMIT %s""",
-        (room_nid, *before, *until, _HIDDEN, limit),
+        (room_nid, *before, *until, HIDDEN, limit),
     )
-    return _in_order(txn, room_nid, nids)
+    return list_in_order(txn, room_nid, nids)
 
 
 def list_timeline_forwards(
@@ -235,9 +266,9 @@ def list_timeline_forwards(
          WHERE room_nid = %s AND (depth, event_nid) > (%s, %s) AND (depth, event_nid) < (%s, %s)
            AND flags & %s = 0
          ORDER BY depth, event_nid LIMIT %s""",
-        (room_nid, *after, *until, _HIDDEN, limit),
+        (room_nid, *after, *until, HIDDEN, limit),
     )
-    return _in_order(txn, room_nid, nids)
+    return list_in_order(txn, room_nid, nids)
 
 
 def list_stream_backwards(
@@ -251,12 +282,13 @@ def list_stream_backwards(
         SELECT event_nid FROM events
          WHERE room_nid = %s AND event_nid <= %s AND event_nid > %s AND flags & %s = 0
          ORDER BY event_nid DESC LIMIT %s""",
-        (room_nid, up_to, after, _HIDDEN | HISTORICAL, limit),
+        (room_nid, up_to, after, HIDDEN | HISTORICAL, limit),
     )
-    return _in_order(txn, room_nid, nids)
+    return list_in_order(txn, room_nid, nids)
 
 
-def _in_order(txn: Txn, room_nid: int, nids: list[int]) -> list[StoredEvent]:
+def list_in_order(txn: Txn, room_nid: int, nids: list[int]) -> list[StoredEvent]:
+    """As `list_events`, in the order of the numbers, all of which must exist."""
     if not nids:
         return []
     found = {event.event_nid: event for event in list_events(txn, room_nid, nids)}
@@ -298,6 +330,33 @@ def list_stream_forwards(
         SELECT event_nid FROM events
          WHERE room_nid = %s AND event_nid > %s AND event_nid <= %s AND flags & %s = 0
          ORDER BY event_nid LIMIT %s""",
-        (room_nid, after, up_to, _HIDDEN | HISTORICAL, limit),
+        (room_nid, after, up_to, HIDDEN | HISTORICAL, limit),
     )
-    return _in_order(txn, room_nid, nids)
+    return list_in_order(txn, room_nid, nids)
+
+
+def list_by_timestamp(
+    txn: Txn, room_nid: int, after: tuple[int, int], limit: int, *, backwards: bool
+) -> list[StoredEvent]:
+    """The events next to `after` (timestamp, event number), exclusive, nearest first."""
+    if backwards:
+        nids = list_values(
+            txn,
+            int,
+            """
+            SELECT event_nid FROM events
+             WHERE room_nid = %s AND (origin_server_ts, event_nid) < %s AND flags & %s = 0
+             ORDER BY origin_server_ts DESC, event_nid DESC LIMIT %s""",
+            (room_nid, after, HIDDEN, limit),
+        )
+    else:
+        nids = list_values(
+            txn,
+            int,
+            """
+            SELECT event_nid FROM events
+             WHERE room_nid = %s AND (origin_server_ts, event_nid) > %s AND flags & %s = 0
+             ORDER BY origin_server_ts, event_nid LIMIT %s""",
+            (room_nid, after, HIDDEN, limit),
+        )
+    return list_in_order(txn, room_nid, nids)

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from homeserver.core.events import Event
 from homeserver.core.identifiers import UserID
+from homeserver.core.relations import REPLACE, can_replace, find_relation
+from homeserver.core.room_versions import RoomVersion
 from homeserver.storage import events
-from homeserver.storage.events import StoredEvent
+from homeserver.storage.events import NewEvent, StoredEvent
 from homeserver.storage.query import (
     Txn,
     execute,
@@ -133,41 +136,267 @@ def has_annotation(
     )
 
 
-def list_children_backwards(
-    txn: Txn, room_nid: int, parent_id: bytes, chosen: Chosen, after: Place, up_to: Place, limit: int
+def list_children(
+    txn: Txn,
+    room_nid: int,
+    parent_id: bytes,
+    chosen: Chosen,
+    after: Place,
+    up_to: Place,
+    limit: int,
+    *,
+    backwards: bool,
 ) -> list[StoredEvent]:
-    """Topologically newest first: the children in (after, up_to]."""
+    """In topological order, or against it: the children in (after, up_to]."""
+    values = _values(room_nid, parent_id, chosen, after, up_to, limit)
+    if backwards:
+        nids = list_values(
+            txn,
+            int,
+            """
+            SELECT child_nid FROM event_relations
+             WHERE room_nid = %(room)s AND parent_id = %(parent)s
+               AND (%(any_rel_type)s OR rel_type = %(rel_type)s)
+               AND (%(any_type)s OR type_nid = (SELECT t.type_nid FROM event_types AS t
+                                                 WHERE type = %(type)s))
+               AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                             WHERE user_id = ANY(%(ignored)s)))
+               AND (depth, child_nid) > %(after)s AND (depth, child_nid) <= %(up_to)s
+             ORDER BY depth DESC, child_nid DESC LIMIT %(limit)s""",
+            values,
+        )
+    else:
+        nids = list_values(
+            txn,
+            int,
+            """
+            SELECT child_nid FROM event_relations
+             WHERE room_nid = %(room)s AND parent_id = %(parent)s
+               AND (%(any_rel_type)s OR rel_type = %(rel_type)s)
+               AND (%(any_type)s OR type_nid = (SELECT t.type_nid FROM event_types AS t
+                                                 WHERE type = %(type)s))
+               AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                             WHERE user_id = ANY(%(ignored)s)))
+               AND (depth, child_nid) > %(after)s AND (depth, child_nid) <= %(up_to)s
+             ORDER BY depth, child_nid LIMIT %(limit)s""",
+            values,
+        )
+    return events.list_in_order(txn, room_nid, nids)
+
+
+def list_descendants(
+    txn: Txn,
+    room_nid: int,
+    parent_id: bytes,
+    chosen: Chosen,
+    after: Place,
+    up_to: Place,
+    limit: int,
+    *,
+    backwards: bool,
+) -> list[StoredEvent]:
+    """As `list_children`, with children of children down to MAX_DEPTH.
+
+    Only what is chosen is gone through. The parent is not its own descendant, also where old room
+    versions let senders choose ids that make a cycle. Costs as much as there are descendants.
+    """
     nids = list_values(
         txn,
         int,
         """
-        SELECT child_nid FROM event_relations
-         WHERE room_nid = %(room)s AND parent_id = %(parent)s
-           AND (%(rel_type)s IS NULL OR rel_type = %(rel_type)s)
-           AND (%(type)s IS NULL OR type_nid = (SELECT type_nid FROM event_types WHERE type = %(type)s))
-           AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users WHERE user_id = ANY(%(ignored)s)))
-           AND (depth, child_nid) > %(after)s AND (depth, child_nid) <= %(up_to)s
-         ORDER BY depth DESC, child_nid DESC LIMIT %(limit)s""",
-        _range_values(room_nid, parent_id, chosen, after, up_to, limit),
+        WITH RECURSIVE wanted AS (
+            SELECT room_nid, child_nid, parent_id, depth FROM event_relations
+             WHERE room_nid = %(room)s
+               AND (%(any_rel_type)s OR rel_type = %(rel_type)s)
+               AND (%(any_type)s OR type_nid = (SELECT t.type_nid FROM event_types AS t
+                                                 WHERE type = %(type)s))
+               AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                             WHERE user_id = ANY(%(ignored)s)))),
+        descendants (child_nid, depth, level) AS (
+            SELECT child_nid, depth, 1 FROM wanted WHERE parent_id = %(parent)s
+            UNION
+            SELECT wanted.child_nid, wanted.depth, level + 1
+              FROM descendants
+              JOIN events ON events.room_nid = %(room)s
+                         AND events.event_nid = descendants.child_nid
+              JOIN wanted ON wanted.parent_id = events.event_id
+             WHERE level < %(max_depth)s)
+        SELECT child_nid FROM descendants
+         WHERE (depth, child_nid) > %(after)s AND (depth, child_nid) <= %(up_to)s
+           AND child_nid <> ALL (ARRAY(SELECT event_nid FROM events
+                                        WHERE event_id = %(parent)s AND room_nid = %(room)s))
+         GROUP BY child_nid, depth
+         ORDER BY depth * %(sign)s, child_nid * %(sign)s LIMIT %(limit)s""",
+        _values(room_nid, parent_id, chosen, after, up_to, limit)
+        | {"max_depth": MAX_DEPTH, "sign": -1 if backwards else 1},
     )
-    return events.list_shown(txn, room_nid, nids)
+    return events.list_in_order(txn, room_nid, nids)
 
 
-def list_children_forwards(
-    txn: Txn, room_nid: int, parent_id: bytes, chosen: Chosen, after: Place, up_to: Place, limit: int
-) -> list[StoredEvent]:
-    """Topologically oldest first: the children in (after, up_to]."""
-    nids = list_values(
+def _values(
+    room_nid: int, parent_id: bytes, chosen: Chosen, after: Place, up_to: Place, limit: int
+) -> dict[str, object]:
+    return {
+        "room": room_nid,
+        "parent": parent_id,
+        "any_rel_type": chosen.rel_type is None,
+        "rel_type": chosen.rel_type,
+        "any_type": chosen.event_type is None,
+        "type": chosen.event_type,
+        "ignored": list(chosen.ignored),
+        "after": after,
+        "up_to": up_to,
+        "limit": limit,
+    }
+
+
+def list_threads(
+    txn: Txn,
+    room_nid: int,
+    reader: UserID,
+    ignored: Sequence[UserID],
+    up_to: Place,
+    limit: int,
+    *,
+    only_participated: bool,
+) -> list[StoredThread]:
+    """Newest reply first: the threads whose newest reply, of those not ignored, is up to `up_to`.
+
+    A root that itself relates to an event is none.
+    """  # fmt: skip
+    rows = list_tuples(
         txn,
-        int,
         """
-        SELECT child_nid FROM event_relations
-         WHERE room_nid = %(room)s AND parent_id = %(parent)s
-           AND (%(rel_type)s IS NULL OR rel_type = %(rel_type)s)
-           AND (%(type)s IS NULL OR type_nid = (SELECT type_nid FROM event_types WHERE type = %(type)s))
-           AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users WHERE user_id = ANY(%(ignored)s)))
-           AND (depth, child_nid) > %(after)s AND (depth, child_nid) <= %(up_to)s
-         ORDER BY depth, child_nid LIMIT %(limit)s""",
-        _range_values(room_nid, parent_id, chosen, after, up_to, limit),
+        WITH hidden AS MATERIALIZED (
+            SELECT ARRAY(SELECT user_nid FROM users WHERE user_id = ANY(%(ignored)s)) AS senders)
+        SELECT root.event_nid, reply.depth, reply.child_nid
+          FROM event_relations AS reply
+          JOIN events AS root ON root.event_id = reply.parent_id AND root.room_nid = reply.room_nid
+         WHERE reply.room_nid = %(room)s AND reply.rel_type = 'm.thread'
+           AND (reply.depth, reply.child_nid) <= %(up_to)s
+           AND reply.sender_nid <> ALL ((SELECT senders FROM hidden)::bigint[])
+           AND NOT EXISTS (
+               SELECT FROM event_relations AS newer
+                WHERE newer.room_nid = reply.room_nid AND newer.parent_id = reply.parent_id
+                  AND newer.rel_type = 'm.thread'
+                  AND (newer.depth, newer.child_nid) > (reply.depth, reply.child_nid)
+                  AND newer.sender_nid <> ALL ((SELECT senders FROM hidden)::bigint[]))
+           AND NOT EXISTS (
+               SELECT FROM event_relations AS own
+                WHERE own.room_nid = root.room_nid AND own.child_nid = root.event_nid)
+           AND (NOT %(only_participated)s OR EXISTS (
+               SELECT FROM users AS me
+                WHERE me.user_id = %(reader)s
+                  AND (me.user_nid = root.sender_nid OR EXISTS (
+                      SELECT FROM event_relations AS mine
+                       WHERE mine.room_nid = reply.room_nid AND mine.parent_id = reply.parent_id
+                         AND mine.rel_type = 'm.thread' AND mine.sender_nid = me.user_nid))))
+         ORDER BY reply.depth DESC, reply.child_nid DESC LIMIT %(limit)s""",
+        {
+            "room": room_nid,
+            "reader": reader,
+            "ignored": list(ignored),
+            "up_to": up_to,
+            "only_participated": only_participated,
+            "limit": limit,
+        },
     )
-    return events.list_shown(txn, room_nid, nids)
+    roots = {
+        stored.event_nid: stored
+        for stored in events.list_in_order(txn, room_nid, [row[0] for row in rows])
+    }
+    return [
+        StoredThread(roots[root_nid], (depth, child_nid))
+        for root_nid, depth, child_nid in rows
+        if root_nid in roots
+    ]
+
+
+def summarize_children(
+    txn: Txn, room_nid: int, parent_nids: Sequence[int], reader: Reader
+) -> Summaries:
+    """Sum up what a reader surely sees of the children of each parent."""
+    rows = list_tuples(
+        txn,
+        """
+        WITH visible AS (
+            SELECT * FROM event_relations
+             WHERE room_nid = %(room)s AND child_nid BETWEEN %(from)s AND %(to)s
+               AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                             WHERE user_id = ANY(%(ignored)s)))),
+        me AS MATERIALIZED (SELECT user_nid FROM users WHERE user_id = %(reader)s)
+        SELECT parent.event_nid,
+               (SELECT count(*) FROM visible AS child
+                 WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.thread'),
+               (SELECT child_nid FROM visible AS child
+                 WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.thread'
+                 ORDER BY depth DESC, child_nid DESC LIMIT 1),
+               EXISTS (SELECT FROM me
+                        WHERE me.user_nid = parent.sender_nid OR EXISTS (
+                            SELECT FROM event_relations AS own
+                             WHERE own.room_nid = %(room)s AND own.parent_id = parent.event_id
+                               AND own.rel_type = 'm.thread' AND own.sender_nid = me.user_nid)),
+               ARRAY(SELECT child_nid FROM (
+                   SELECT child_nid FROM visible AS child
+                    WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.replace'
+                      AND child.can_replace AND child.sender_nid = parent.sender_nid
+                      AND child.type_nid = parent.type_nid
+                    ORDER BY origin_server_ts DESC FETCH FIRST 1 ROW WITH TIES) AS newest
+                    LIMIT %(max_ties)s),
+               ARRAY(SELECT event_id FROM (
+                   SELECT child.depth, child.child_nid, e.event_id
+                     FROM visible AS child
+                     JOIN events AS e ON e.room_nid = %(room)s AND e.event_nid = child.child_nid
+                    WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.reference'
+                    ORDER BY child.depth DESC, child.child_nid DESC
+                    LIMIT %(max_references)s) AS newest
+                    ORDER BY depth, child_nid)
+          FROM events AS parent
+         WHERE parent.room_nid = %(room)s AND parent.event_nid = ANY(%(parents)s)
+           AND EXISTS (SELECT FROM visible AS child
+                        WHERE child.parent_id = parent.event_id
+                          AND child.rel_type IN ('m.thread', 'm.replace', 'm.reference'))""",
+        {
+            "room": room_nid,
+            "from": reader.visible_from,
+            "to": reader.visible_to,
+            "ignored": list(reader.ignored),
+            "reader": reader.user_id,
+            "max_ties": _MAX_TIES,
+            "max_references": _MAX_REFERENCES,
+            "parents": list(parent_nids),
+        },
+    )
+    by_parent = {
+        parent_nid: Summary(count, latest, participated, replacements, [bytes(r) for r in refs])
+        for parent_nid, count, latest, participated, replacements, refs in rows
+    }
+    shown = [nid for summary in by_parent.values() for nid in summary.replacements]
+    shown += [s.latest_in_thread for s in by_parent.values() if s.latest_in_thread is not None]
+    found = events.list_events(txn, room_nid, shown) if shown else []
+    return Summaries(by_parent, {stored.event_nid: stored for stored in found})
+
+
+def new_relation(version: RoomVersion, event: Event, row: NewEvent) -> NewRelation | None:
+    """Return the row of an event that relates to another; None for one that nobody is shown."""
+    relation = find_relation(event.content)
+    if relation is None or row.flags & events.HIDDEN:
+        return None
+    try:
+        parent_id = events.encode_event_id(version, relation.parent_id)
+    except ValueError:
+        return None
+    if events.decode_event_id(version, parent_id) != relation.parent_id:
+        return None  # base64 of the same bytes, but not the id of an event
+    return NewRelation(
+        room_nid=row.room_nid,
+        child_nid=row.event_nid,
+        parent_id=parent_id,
+        rel_type=relation.rel_type,
+        type_nid=row.type_nid,
+        sender_nid=row.sender_nid,
+        depth=row.depth,
+        origin_server_ts=row.origin_server_ts,
+        annotation_key=None if relation.key is None else relation.key.encode(),
+        can_replace=relation.rel_type == REPLACE and can_replace(event),
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import RoomID, UserID
 from homeserver.storage.query import (
     Txn,
     execute,
@@ -38,6 +38,8 @@ class Extremity:
     event_nid: int
     event_id: bytes
     depth: int
+    state_after: int
+    sender: UserID
 
 
 def insert_room(txn: Txn, room_id: RoomID, room_version: str) -> int | None:
@@ -80,7 +82,8 @@ def list_extremities(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list
     return list_rows(
         txn,
         Extremity,
-        "SELECT event_nid, event_id, depth FROM events"
+        "SELECT event_nid, event_id, depth, state_after, user_id"
+        "  FROM events JOIN users ON user_nid = sender_nid"
         " WHERE room_nid = %s AND event_nid = ANY(%s) ORDER BY event_nid",
         (room_nid, list(event_nids)),
     )

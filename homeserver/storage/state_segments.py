@@ -86,17 +86,20 @@ def find_segment(txn: Txn, room_nid: int, segment_nid: int) -> Segment | None:
 
 
 def list_chain(txn: Txn, room_nid: int, segment_nid: int) -> list[Segment]:
-    """Return the segments from the base checkpoint's to this one, forks in between included."""
+    """Return this segment and those it goes on from, back to the one with the checkpoint."""
     return list_rows(
         txn,
         Segment,
         """
-        SELECT room_nid, segment_nid, parent_state, base_segment, checkpoint, changes, change_count,
-               since_checkpoint, state_hash
-          FROM state_segments
-         WHERE room_nid = %(room)s AND segment_nid <= %(segment)s AND segment_nid >=
-               (SELECT base_segment FROM state_segments
-                 WHERE room_nid = %(room)s AND segment_nid = %(segment)s)
-         ORDER BY segment_nid""",
+        WITH RECURSIVE chain (segment_nid, parent_state) AS (
+            SELECT segment_nid, parent_state FROM state_segments
+             WHERE room_nid = %(room)s AND segment_nid = %(segment)s
+            UNION ALL
+            SELECT s.segment_nid, s.parent_state
+              FROM chain JOIN state_segments AS s
+                ON s.room_nid = %(room)s AND s.segment_nid = chain.parent_state >> 7)
+        SELECT room_nid, segment_nid, s.parent_state, base_segment, checkpoint, changes,
+               change_count, since_checkpoint, state_hash
+          FROM chain JOIN state_segments AS s USING (segment_nid) WHERE s.room_nid = %(room)s""",
         {"room": room_nid, "segment": segment_nid},
     )

@@ -11,6 +11,7 @@ the client but a request id; the traceback is in the log under the same id.
 
 import contextvars
 import inspect
+import itertools
 import logging
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from homeserver import logs
 from homeserver.clock import Clock
 from homeserver.core.errors import JsonInvalid
+from homeserver.core.json_types import JsonValue
 from homeserver.errors import (
     BadJSON,
     DatabaseUnavailable,
@@ -65,7 +67,8 @@ _CORS = (
     (b"Access-Control-Allow-Headers", b"X-Requested-With, Content-Type, Authorization"),
 )
 _JSON = b"application/json"
-_MAX_JSON_DEPTH = 256
+_MAX_JSON_DEPTH = 200
+"""orjson writes 254 levels; what is stored gets some around it."""
 
 Authenticate = Callable[[str, Mapping[str, str]], Awaitable[Requester]]
 """From an access token and the query parameters (appservices name a user there) to the requester.
@@ -167,7 +170,8 @@ class Pipeline(Resource):
         self._authenticate = authenticate
         self._count_request = count_request
         self._clock = clock
-        self._randomness = randomness
+        self._process_id = randomness.token(6)
+        self._request_numbers = itertools.count(1)
         self._trust_forwarded = trust_forwarded
 
     def render(self, request: HttpRequest) -> int:
@@ -176,7 +180,7 @@ class Pipeline(Resource):
         return NOT_DONE_YET
 
     def _start(self, request: HttpRequest) -> None:
-        logs.request_id.set(self._randomness.token(10))
+        logs.request_id.set(f"{self._process_id}-{next(self._request_numbers)}")
         running = Deferred.fromCoroutine(self._run(request))
         if request.method == b"GET":
             # Only what reads is cut short when the client hangs up; what was begun is finished.
@@ -390,6 +394,19 @@ def _decode_parameter(parameter: Parameter, text: str) -> object:
         raise InvalidParam(f"{parameter.wire} {error.problems[0].message}") from error
 
 
+def _is_too_deep(value: JsonValue) -> bool:
+    level: list[JsonValue] = [value]
+    for _ in range(_MAX_JSON_DEPTH):
+        inner: list[JsonValue] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        level = inner
+    return bool(level)
+
+
 def _decode_body(kind: Any, raw: bytes) -> object:
     if not raw:
         raw = b"{}"
@@ -399,6 +416,8 @@ def _decode_body(kind: Any, raw: bytes) -> object:
         raise NotJSON("The body is not JSON") from error
     if not isinstance(value, dict):
         raise BadJSON("The body must be a JSON object")
+    if raw.count(b"{") + raw.count(b"[") > _MAX_JSON_DEPTH and _is_too_deep(value):
+        raise BadJSON("The body is nested too deeply")
     try:
         return decode(kind, value)
     except DecodingFailed as error:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 
 from homeserver.config import LimitsSection
 from tests.database import InlineDatabase
@@ -117,7 +116,7 @@ def test_no_event_hides_behind_a_token_of_the_process_before(
 
 
 def test_a_commit_whose_answer_got_lost_is_shown_and_acknowledged(
-    both_versions: Homeserver, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+    both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     room_id = alice.create_room(preset="public_chat")
     bob.join(room_id)

@@ -53,14 +53,23 @@ class News:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._notifier.end(self._waiting)
+        self._notifier.forget(self._waiting)
 
-    async def within(self, seconds: float) -> None:
-        timer = self._clock.call_later(seconds, lambda: self._notifier.end(self._waiting))
+    async def within(self, seconds: float) -> bool:
+        """Return whether there was a change in that time."""
+        has_ended = False
+
+        def end() -> None:
+            nonlocal has_ended
+            has_ended = True
+            self._notifier.end(self._waiting)
+
+        timer = self._clock.call_later(seconds, end)
         try:
             await self._waiting
         finally:
             cancel_call(timer)
+        return not has_ended
 
 
 class Waiting:
@@ -108,7 +117,8 @@ class Sync:
                 left = deadline - self._waiting.now
                 if not is_empty or since is None or wanted.full_state or left <= 0:
                     return body
-                await news.within(left)  # 4
+                if not await news.within(left):  # 4
+                    return body  # nothing that concerns the user has happened since
 
     async def _build(
         self, wanted: SyncRequest, since: SyncToken | None, now: SyncToken

@@ -222,12 +222,17 @@ class Stage:
         await self.gate.start()
         await self.let_gate_work()
 
-    async def restart_gate(self) -> None:
-        """Pull the plug: nothing is finished, everything in memory is gone."""
+    async def restart_gate(self, *, losing_words: bool = False) -> None:
+        """Pull the plug: nothing is finished, everything in memory is gone.
+
+        losing_words   what the gate had still to say is gone, too
+        """
         for task in list(self.gate.runner.tasks):
             task.cancel()
         await asyncio.gather(*self.gate.runner.tasks, return_exceptions=True)
         self.close_gate()
+        if losing_words:
+            StateDirectory(self.settings.state_directory).post.unlink()
         await self.gate.client.close()
         client = self.server.reopen(self.directory / "gate-GATE")
         self.open_clients.append(client)

@@ -17,7 +17,8 @@ async def wait_for_run(stage: Stage) -> None:
     await stage.gate.handle(batch)
     await stage.gate.client.acknowledge(batch)
     while not stage.has_run():
-        await asyncio.sleep(0.01)  # a real process starts; there is nothing to await
+        await stage.gate.outbox.filled.wait()  # the action prints when it has begun
+        stage.gate.outbox.filled.clear()
 
 
 def test_case_46_a_script_rewritten_while_pending_does_not_run(
@@ -100,7 +101,7 @@ def test_case_60_a_device_revoked_between_decision_and_launch_does_not_count(
 def test_case_60_a_denial_during_the_run_stops_it(tmp_path: Path, sandbox: SandboxReady) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, sandbox, "alice", "bob") as stage:
-            frozen = await stage.draft("sh", "-c", "touch made; sleep 60")
+            frozen = await stage.draft("sh", "-c", "touch made; echo begun; sleep 60")
             await stage.decide(stage.approver, frozen, work=False)
             await wait_for_run(stage)
 

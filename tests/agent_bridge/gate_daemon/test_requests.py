@@ -197,7 +197,7 @@ def test_case_80_three_denials_in_a_row_pause_the_asking(
 def test_automatic_runs_are_limited_by_the_hour(tmp_path: Path, sandbox: SandboxReady) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, sandbox) as stage:
-            drafting = stage.gate.drafting
+            drafting = stage.gate.requests._drafting
             drafting._settings = replace(stage.settings, automatic_per_hour=1)
 
             await stage.ask("ls")
@@ -215,7 +215,9 @@ def test_without_a_sandbox_nothing_is_drafted_and_the_gate_says_so(tmp_path: Pat
             await stage.ask("ls")
 
             assert stage.status["reason_code"] == "sandbox_unavailable"
-            assert any("bubblewrap" in str(problem) for problem in stage.gate.list_problems())
+            assert any(
+                "bubblewrap" in str(problem) for problem in stage.gate.premises.list_problems()
+            )
 
     asyncio.run(scenario())
 

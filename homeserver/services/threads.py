@@ -1,0 +1,98 @@
+"""The threads of a room.
+
+spec: client-server-api/#querying-threads-in-a-room, v1.19. Tokens are places in the topological
+order, of newest replies. Invariant: a thread is listed when the reader sees its root and a reply.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.core.events import redact_event
+from homeserver.core.identifiers import RoomID
+from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
+from homeserver.requester import Requester
+from homeserver.services.aggregations import Aggregations
+from homeserver.services.client_events import Bundles
+from homeserver.services.ignored_users import IgnoredUsers
+from homeserver.services.relations import clamp_limit
+from homeserver.services.room_access import RoomAccess
+from homeserver.services.timeline import END, Timeline, make_token
+from homeserver.storage import relations
+from homeserver.storage.database import Database
+
+_MAX_SCANNED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadsPage:
+    roots: Sequence[TimelineEvent]
+    """Newest reply first."""
+    bundles: Bundles
+    next_batch: str | None
+
+
+class RoomThreads:
+    def __init__(
+        self,
+        database: Database,
+        access: RoomAccess,
+        timeline: Timeline,
+        ignored: IgnoredUsers,
+        aggregations: Aggregations,
+    ) -> None:
+        self._db = database
+        self._access = access
+        self._timeline = timeline
+        self._ignored = ignored
+        self._aggregations = aggregations
+
+    async def list_roots(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        *,
+        only_participated: bool,
+        start: str | None,
+        limit: int | None,
+    ) -> ThreadsPage:
+        """Raises Forbidden and InvalidParam."""
+        user_id = requester.user_id
+        room = (await self._access.access_readable(user_id, room_id)).room
+        place = await self._timeline.place_at(room, start, END)
+        wanted = clamp_limit(limit)
+        ignored = await self._ignored.of(user_id)
+        roots: list[TimelineEvent] = []
+        bundles: dict[int, bytes] = {}
+        more, scanned = True, 0
+        while more and len(roots) < wanted and scanned < _MAX_SCANNED:
+            threads = await self._db.read(
+                relations.list_threads, room.room_nid, user_id, sorted(ignored), place, wanted + 1,
+                only_participated=only_participated,
+            )  # fmt: skip
+            more = len(threads) > wanted
+            chunk = [
+                (load_timeline_event(room.version, thread.root), thread.latest)
+                for thread in threads[:wanted]
+            ]
+            seen = await self._timeline.visible(user_id, room, [root for root, _ in chunk])
+            told = await self._aggregations.bundle(requester, room_id, [e for e, _ in chunk])
+            for root, (depth, event_nid) in chunk:
+                scanned += 1
+                place = (depth, event_nid - 1)
+                if root in seen and b'"m.thread":' in told.get(root.event_nid, b""):
+                    roots.append(_redacted(root) if root.event.sender in ignored else root)
+                    bundles[root.event_nid] = told[root.event_nid]
+                    if len(roots) == wanted:
+                        more = more or root is not chunk[-1][0]
+                        break
+        return ThreadsPage(roots, bundles, make_token(place) if more else None)
+
+
+def _redacted(root: TimelineEvent) -> TimelineEvent:
+    """Return the root as if redacted: its sender is ignored, though not the whole thread."""
+    return TimelineEvent(
+        redact_event(root.event),
+        root.event_nid,
+        state_before=root.state_before,
+        state_after=root.state_after,
+    )

@@ -1,0 +1,90 @@
+"""A fault at each SQL statement of each write: all or nothing, and everything works afterwards."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.database import InlineDatabase
+from tests.homeserver import Homeserver, Reply, User
+
+MAX_STATEMENTS = 60
+
+Action = Callable[[User, User, str, str], Reply]
+"""(alice, bob, a public room of alice's, an event of hers in it)"""
+
+ACTIONS: dict[str, Action] = {
+    "create room": lambda alice, bob, _room, _event: alice.post(
+        "/createRoom",
+        {"name": "New", "room_alias_name": "new", "visibility": "public", "invite": [bob.user_id]},
+    ),
+    "send": lambda alice, _bob, room, _event: alice.put(
+        f"/rooms/{room}/send/m.room.message/t1", {"body": "hello"}
+    ),
+    "join": lambda _alice, bob, room, _event: bob.post(f"/rooms/{room}/join", {}),
+    "set state": lambda alice, _bob, room, _event: alice.put(
+        f"/rooms/{room}/state/org.example.new/key", {"x": 1}
+    ),
+    "redact": lambda alice, _bob, room, event: alice.put(f"/rooms/{room}/redact/{event}/t2", {}),
+}
+
+
+def snapshot(user: User) -> Any:
+    """All that a user can see of events, after reading it anew from the database."""
+    user.homeserver = user.homeserver.restart()
+    response = user.sync(filter='{"room":{"timeline":{"limit":100}}}')
+    rooms = response.get("rooms", {})
+    return {
+        "join": {
+            room_id: [
+                (event["event_id"], event["content"])
+                for event in room["state"]["events"] + room["timeline"]["events"]
+            ]
+            for room_id, room in rooms.get("join", {}).items()
+        },
+        "invite": rooms.get("invite", {}),
+        "alias": user.get(f"/directory/room/{quote('#new:hs.test')}").json,
+    }
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_fault_at_any_statement_leaves_all_or_nothing(
+    database: InlineDatabase, name: str
+) -> None:
+    homeserver = Homeserver(database)
+    alice, bob = homeserver.register("alice"), homeserver.register("bob")
+    room_id = alice.create_room(preset="public_chat", name="Old")
+    event_id = alice.send(room_id, "first")
+    before = (snapshot(alice), snapshot_of_same_server(alice, bob))
+    faults = 0
+    for number in range(1, MAX_STATEMENTS):
+        for user in (alice, bob):
+            assert user.get("/account/whoami").status == 200  # "last seen" is written now, not then
+        database.fail_at = number
+
+        reply = ACTIONS[name](alice, bob, quote(room_id), quote(event_id))
+
+        was_reached = database.fail_at is None
+        database.fail_at = None
+        after = (snapshot(alice), snapshot_of_same_server(alice, bob))
+        if reply.status == 200:
+            assert not was_reached, f"statement {number} may fail unseen"
+            assert after != before
+            break
+        assert reply.status == 503
+        assert after == before, f"half done by the fault at statement {number}"
+        faults += 1
+    else:
+        pytest.fail("there was no end of statements")
+
+    assert faults >= 3
+    assert alice.send(room_id, "the room works")
+    alice.homeserver.stop()
+
+
+def snapshot_of_same_server(alice: User, bob: User) -> Any:
+    bob.homeserver = alice.homeserver
+    found = snapshot(bob)
+    alice.homeserver = bob.homeserver
+    return found
