@@ -65,6 +65,8 @@ class DatabaseSection:
 class RegistrationSection:
     enabled: bool = False
     """Let anybody make an account."""
+    tokens_file: str | None = None
+    """File with registration tokens, one a line: only who knows one makes an account; null: all."""
     shared_secret_file: str | None = None
     """File with the secret that registers accounts by /_synapse/admin/v1/register; null: off."""
 

@@ -14,6 +14,7 @@ from homeserver.api.client.account_data import AccountDataAPI
 from homeserver.api.client.appservices import AppservicesAPI
 from homeserver.api.client.devices import DevicesAPI
 from homeserver.api.client.e2e_keys import E2EKeysAPI
+from homeserver.api.client.event_context import EventContextAPI
 from homeserver.api.client.filters import FiltersAPI
 from homeserver.api.client.login import LoginAPI
 from homeserver.api.client.membership import MembershipAPI
@@ -22,6 +23,7 @@ from homeserver.api.client.profiles import ProfilesAPI
 from homeserver.api.client.push_rules import PushRulesAPI
 from homeserver.api.client.receipts import ReceiptsAPI
 from homeserver.api.client.registration import RegistrationAPI
+from homeserver.api.client.relations import RelationsAPI
 from homeserver.api.client.room_tags import RoomTagsAPI
 from homeserver.api.client.rooms import RoomsAPI
 from homeserver.api.client.sync import SyncAPI
@@ -47,6 +49,7 @@ from homeserver.randomness import Randomness
 from homeserver.requester import Requester
 from homeserver.services.account_data import AccountData
 from homeserver.services.accounts import Accounts
+from homeserver.services.aggregations import Aggregations
 from homeserver.services.appservice_ping import AppservicePing
 from homeserver.services.appservice_sender import AppserviceSender
 from homeserver.services.appservices import Appservices
@@ -55,7 +58,9 @@ from homeserver.services.device_lists import DeviceLists
 from homeserver.services.devices import Devices
 from homeserver.services.directory import Directory
 from homeserver.services.e2e_keys import E2EKeys, delete_for_devices
+from homeserver.services.event_context import EventContext
 from homeserver.services.filters import Filters
+from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.membership import Membership
 from homeserver.services.messages import Messages
 from homeserver.services.passwords import Passwords, Threads
@@ -63,14 +68,17 @@ from homeserver.services.profile_propagation import ProfilePropagation
 from homeserver.services.profiles import Profiles
 from homeserver.services.push_rules import PushRules
 from homeserver.services.receipts import Receipts
+from homeserver.services.registration_tokens import RegistrationTokens
+from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
-from homeserver.services.room_creation import RoomCreation, RoomMaker
+from homeserver.services.room_creation import RoomCreation, RoomMaker, delete_unfinished_txn
 from homeserver.services.room_state import RoomState
 from homeserver.services.sessions import Sessions
 from homeserver.services.sync.room_extras import RoomExtras
 from homeserver.services.sync.rooms import RoomParts
 from homeserver.services.sync.service import Sync, Waiting
 from homeserver.services.sync.user_parts import UserParts
+from homeserver.services.threads import RoomThreads
 from homeserver.services.timeline import Timeline
 from homeserver.services.to_device import ToDevice
 from homeserver.services.typing import Typing
@@ -103,6 +111,7 @@ class Server:
 
     async def start(self) -> None:
         """Load what must be in memory and start the background work."""
+        await self.database.run(delete_unfinished_txn)
         await self.states.start()
         self.streams.events.start_at(await self.database.read(events.max_event_nid))
         self.user_rooms.start_at(self.streams.events.current)
@@ -126,7 +135,7 @@ class Server:
         await self.background.stop()
 
 
-def build(
+def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     config: Config,
     *,
     clock: Clock,
@@ -183,7 +192,11 @@ def build(
         count_login=count_login,
         is_exclusive=appservices.is_exclusive,
     )
-    ui_auth = UIAuth(clock, randomness, accounts)
+    tokens_file = config.registration.tokens_file
+    registration_tokens = RegistrationTokens(
+        None if tokens_file is None else config.path(tokens_file)
+    )
+    ui_auth = UIAuth(clock, randomness, accounts, registration_tokens)
     device_lists = DeviceLists(database, streams, notifier, background, user_rooms, live_rooms)
     e2e_keys = E2EKeys(database, device_lists, server_name)
     cross_signing = CrossSigning(database, device_lists, ui_auth)
@@ -209,7 +222,10 @@ def build(
     room_state = RoomState(database, live_rooms, states, access, timeline)
     directory = Directory(database, live_rooms, user_rooms, access, server_name)
     membership = Membership(author, live_rooms, user_rooms, profiles)
-    messages = Messages(author, access, timeline)
+    ignored_users = IgnoredUsers(account_data)
+    relations = Relations(database, access, timeline, ignored_users)
+    aggregations = Aggregations(database, live_rooms, ignored_users)
+    messages = Messages(author, access, timeline, relations)
     creation = RoomCreation(
         database,
         live_rooms,
@@ -222,7 +238,7 @@ def build(
         streams,
         user_rooms,
         Waiting(notifier, clock),
-        RoomParts(database, live_rooms, states, timeline, room_state),
+        RoomParts(database, live_rooms, states, timeline, room_state, aggregations),
         RoomExtras(account_data, receipts, typing),
         UserParts(
             user_rooms,
@@ -254,14 +270,27 @@ def build(
                 unstable_features={},
             ),
             RegistrationAPI(
-                accounts, sessions, ui_auth, randomness, is_open=config.registration.enabled
+                accounts,
+                sessions,
+                ui_auth,
+                randomness,
+                registration_tokens,
+                is_open=config.registration.enabled,
             ),
             LoginAPI(accounts, sessions, devices),
             ProfilesAPI(profiles),
             RoomsAPI(creation, directory),
             MembershipAPI(membership, directory),
             MessagesAPI(messages),
-            TimelineAPI(timeline, room_state),
+            TimelineAPI(timeline, room_state, aggregations),
+            RelationsAPI(
+                relations,
+                RoomThreads(database, access, timeline, ignored_users, aggregations),
+                aggregations,
+            ),
+            EventContextAPI(
+                EventContext(database, live_rooms, access, timeline, room_state), aggregations
+            ),
             AccountDataAPI(account_data),
             RoomTagsAPI(account_data),
             PushRulesAPI(push_rules),

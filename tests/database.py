@@ -17,9 +17,9 @@ T = TypeVar("T")
 class InlineDatabase:
     """Runs each transaction at once, as a savepoint of one outer transaction.
 
-    `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing. `lose_next_answer`
-    makes the next transaction that writes an event commit and then look as if the connection had
-    been lost; with `fail_at_after_loss` the next statement after it fails too.
+    `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing.
+    `lose_next_answer` makes the next transaction that writes an event commit and then look as if
+    the connection had been lost; with `fail_at_after_loss` the next statement fails too.
     """
 
     def __init__(self, connection: Connection) -> None:

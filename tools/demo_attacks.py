@@ -27,10 +27,11 @@ from homeserver.engine.server_keys import load_signing_key
 from homeserver.randomness import Randomness
 from tools.demo_hostile import (
     SentDecision,
-    approve_unsigned,
+    approve_as_thief,
     find_decision,
     find_draft_event,
     read_draft,
+    replace_identity,
     replay,
     send_decision_again,
 )
@@ -39,7 +40,6 @@ from tools.demo_scenes import BUNDLE, verify_bundle
 from tools.demo_stage import Draft, Stage, user_id_of
 
 _TARGET = "stolen.txt"
-_STRANGER = "alice-stranger"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Attacks:
         await self.relate_to_another_draft()
         await self.rewrite_script()
         await self.forge_in_database()
+        await self.replace_identity()
         await self.approve_honestly()
 
     async def say_approve(self) -> None:
@@ -83,14 +84,9 @@ class Attacks:
 
     async def use_unsigned_device(self) -> None:
         """A thief has alice's password and logs in; nobody signs his device."""
-        stage, stack = self.stage, self.stage.stack
-        await stack.signer(
-            _STRANGER, "login", "--homeserver", stack.base_url, "--user", user_id_of("alice"),
-            "--password-file", str(stack.directory / "alice.password"),
-        )  # fmt: skip
-        fingerprint = stage.gate["gate fingerprint"]
-        await stack.signer(_STRANGER, "trust-gate", stage.gate["gate user"], fingerprint)
-        blind = await stage.device(_STRANGER, "approve", self.target.draft_id)
+        stage = self.stage
+        await self._log_thief_in("alice")
+        blind = await stage.device("alice-thief", "approve", self.target.draft_id)
         stage.story.expect(
             "a thief with alice's password logs in on an unsigned device: the gate does not"
             f" encrypt to it ({blind.problems.strip()})",
@@ -98,11 +94,26 @@ class Attacks:
             instead=blind.printed,
         )
         frozen = read_draft(stage, "alice-phone", self.target)
-        event_id = await approve_unsigned(stage, _STRANGER, frozen)
+        event_id = await approve_as_thief(stage, "alice-thief", frozen)
         await self._expect_refused(
             "he got the draft elsewhere, signs a decision with his device and sends it encrypted",
             event_id,
             "device_unsigned",
+        )
+
+    async def replace_identity(self) -> None:
+        """A thief has carol's password and makes her a new identity, which signs his device."""
+        stage = self.stage
+        await self._log_thief_in("carol")
+        password = (stage.stack.directory / "carol.password").read_text("utf-8")
+        await replace_identity(stage, "carol-thief", password)
+        frozen = read_draft(stage, "alice-phone", self.target)
+        event_id = await approve_as_thief(stage, "carol-thief", frozen)
+        await self._expect_refused(
+            "a thief with carol's password gives her account a new master key that signs his"
+            " device, and approves",
+            event_id,
+            "approver_frozen",
         )
 
     async def relate_to_another_draft(self) -> None:
@@ -196,6 +207,16 @@ class Attacks:
         )
         stage.ran.append(self.target)
 
+    async def _log_thief_in(self, person: str) -> None:
+        stage, stack = self.stage, self.stage.stack
+        await stack.signer(
+            f"{person}-thief", "login", "--homeserver", stack.base_url,
+            "--user", user_id_of(person),
+            "--password-file", str(stack.directory / f"{person}.password"),
+        )  # fmt: skip
+        gate, fingerprint = stage.gate["gate user"], stage.gate["gate fingerprint"]
+        await stack.signer(f"{person}-thief", "trust-gate", gate, fingerprint)
+
     async def _expect_refused(self, what: str, event_id: str, code: str) -> None:
         """Expect this reason, an untouched draft, and that nothing ran."""
         said = await self.stage.wait_for_refusal(event_id)
@@ -243,4 +264,5 @@ async def show_attacks(stage: Stage, done: Draft) -> None:
     stage.story.begin("5. Attacks: each is refused with its reason, and nothing runs")
     decision = await find_decision(stage, "alice-phone", done)
     target = await stage.ask("alice", f"!run touch {_TARGET}")
+    await stage.device("alice-phone", "sync")
     await Attacks(stage, target, done, decision).show_all()

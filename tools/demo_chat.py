@@ -64,10 +64,8 @@ class Chat:
         content = event["content"]
         relation = content.get("m.relates_to", {})
         target = relation.get("event_id")
-        if relation.get("rel_type") == "m.replace":
-            command = self._commands.get(target)
-        else:
-            command = target
+        is_edit = relation.get("rel_type") == "m.replace"
+        command = self._commands.get(target) if is_edit else target
         if command is None:
             return
         self._commands[event["event_id"]] = command

@@ -92,8 +92,8 @@ async def send_decision_again(
         )
 
 
-async def approve_unsigned(stage: Stage, device: str, frozen: FrozenDraft) -> str:
-    """Approve on a device of the account that its owner never signed."""
+async def approve_as_thief(stage: Stage, device: str, frozen: FrozenDraft) -> str:
+    """Sign and send an approval with whatever chain the device has by now."""
     async with _open(stage, device) as client:
         await client.refresh_devices([client.user_id])
         keys = client.key_objects(client.user_id)
@@ -114,6 +114,12 @@ async def approve_unsigned(stage: Stage, device: str, frozen: FrozenDraft) -> st
         return await client.send_event(
             RoomID(stage.approvals_room), DECISION_EVENT, decision_content(signed), encrypt=True
         )
+
+
+async def replace_identity(stage: Stage, device: str, password: str) -> None:
+    """Give the account of a device a new cross-signing identity, in place of its owner's."""
+    async with _open(stage, device) as client:
+        await client.bootstrap_cross_signing(password, replace=True)
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg2
 
-from homeserver.core.events import EventID, make_event, restore_event
-from homeserver.core.identifiers import RoomID, UserID
+from homeserver.core.events import make_event, restore_event
+from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import RoomVersion, find_room_version
 from homeserver.core.signing import SigningKey
@@ -51,6 +51,7 @@ def _forge(txn: Txn, key: SigningKey, room_id: RoomID, forgery: Forgery) -> Even
     head = rooms.find_head(txn, room_id)
     assert head is not None
     version = find_room_version(head.room_version)
+    assert version is not None
     before = rooms.list_extremities(txn, head.room_nid, head.extremities)  # 1
     sender_nid = dictionaries.intern_users(txn, [forgery.sender])[forgery.sender]
     auth_nids, auth_ids = _auth_of_last(txn, version, head.room_nid, sender_nid)  # 2

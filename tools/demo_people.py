@@ -1,6 +1,7 @@
 """Scene 1 of `make demo`: three people, two devices each, a gate that knows them, a chat room."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.demo_chat import make_chat
@@ -12,13 +13,14 @@ POLICY = Path(__file__).with_name("demo-policy.toml")
 
 
 async def set_up(stack: Stack, story: Story) -> Stage:
-    """1. The server. 2. The gate's identity. 3. People and devices. 4. Who may approve. 5. The gate
-    runs, and the bot. 6. Everybody comes in.
+    """1. The server. 2. The gate's identity, and the bot. 3. People and devices. 4. Whom the gate
+    knows. 5. The gate runs. 6. Everybody comes in.
     """
     story.begin("1. Three people with two devices each, a gate, and a chat room with the bot")
     stack.make_workspace()
     await stack.start_homeserver()  # 1
     gate = await stack.set_up_gate(POLICY)  # 2
+    await stack.start_bot(gate["requests room"], [user_id_of(PEOPLE[0])])
     story.tell(f"the gate's console shows its fingerprint: {gate['gate fingerprint']}")
     story.tell("alice, bob and carol log in on a phone and a laptop…")
     keys = await asyncio.gather(*(_log_in(stack, person) for person in PEOPLE))  # 3
@@ -35,7 +37,6 @@ async def set_up(stack: Stack, story: Story) -> Stage:
     await asyncio.gather(*(_trust_gate(stack, person, gate) for person in PEOPLE))
     story.tell("each of them compares the gate's fingerprint and says `countersign trust-gate`")
     await stack.start_gate()  # 5
-    await stack.start_bot(gate["requests room"], [user_id_of(PEOPLE[0])])
     await asyncio.gather(*(_join(stack, person) for person in PEOPLE))  # 6
     stage = Stage(stack, story, gate, await make_chat(stack, PEOPLE))
     await stage.start_watch()
@@ -43,10 +44,10 @@ async def set_up(stack: Stack, story: Story) -> Stage:
     return stage
 
 
+@dataclass(frozen=True)
 class Keys:
-    def __init__(self, master_key: str, *, phone_signs_laptop: bool) -> None:
-        self.master_key = master_key
-        self.phone_signs_laptop = phone_signs_laptop
+    master_key: str
+    phone_signs_laptop: bool
 
 
 async def _log_in(stack: Stack, person: str) -> Keys:

@@ -32,7 +32,8 @@ async def show_one_signature(stage: Stage) -> Draft:
         instead=laptop.printed + laptop.problems,
     )
     ended = await stage.device("alice-phone", "approve", draft.draft_id, "--wait", "60")
-    output = [line for line in ended.printed.splitlines() if line.startswith("| ")]
+    lines = ended.printed.splitlines()
+    output = [line.removeprefix("| ") for line in lines if line.startswith("| ")]
     story.tell("alice countersigns on her phone; the output comes to her phone, encrypted:")
     story.show("\n".join(output))
     story.expect(
@@ -61,6 +62,7 @@ async def _show_bundle(stage: Stage, draft: Draft) -> None:
         holds=exported.code == 0,
         instead=exported.problems,
     )
+    await stage.device("bob-laptop", "sync")
     verified = await verify_bundle(stage, bundle)
     checks = verified.printed.splitlines()[:-1]
     story.expect(
@@ -98,9 +100,10 @@ async def show_two_people(stage: Stage) -> None:
     """Scene 3: a T3 draft needs two people, whatever one of them has or sends again."""
     story = stage.story
     story.begin("3. A deletion is tier T3: two people, not two devices")
-    doomed = stage.stack.workspace / "old-plan.txt"
-    doomed.write_text("Sell the garden\n", "utf-8")
-    draft = await stage.ask("bob", "!run rm old-plan.txt")
+    doomed = stage.stack.workspace / "old-plans"
+    doomed.mkdir()
+    (doomed / "plan.txt").write_text("Sell the garden\n", "utf-8")
+    draft = await stage.ask("bob", "!run rm -r old-plans")
     answer = stage.chat.answers[draft.command].splitlines()[0]
     story.expect(f"the bot answers: {answer}", holds="0 of 2" in answer and "T3" in answer)
     first = await stage.device("alice-phone", "approve", draft.draft_id)
@@ -137,7 +140,7 @@ async def show_two_people(stage: Stage) -> None:
     third = await stage.device("bob-phone", "approve", draft.draft_id, "--wait", "60")
     last_line = third.printed.splitlines()[-1]
     story.expect(
-        f"bob countersigns on his phone, and the file is gone: {_short(last_line)}",
+        f"bob countersigns on his phone, and the folder is gone: {_short(last_line)}",
         holds=third.code == 0 and not doomed.exists(),
         instead=third.printed + third.problems,
     )

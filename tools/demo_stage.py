@@ -140,7 +140,7 @@ class Stage:
         found = re.search(rf"Draft ended draft={draft.draft_id} state=(\w+)", self._gate_log())
         return "pending" if found is None else found[1]
 
-    async def wait_for(self, look: Callable[[], T], problem: str) -> T:
+    async def wait_for(self, look: Callable[[], T | None], problem: str) -> T:
         """Wait until there is something true to see. Raises StackFailed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _WAIT_SECONDS

@@ -62,10 +62,9 @@ class Drafting:
         if now.wall_ms > wish.issued_ms + ttl_ms:  # 1
             raise Declined(GateReason.STALE_REQUEST)
         self._premises.check()  # 2, 3
-        names = self._premises.machine.secrets.names()
-        action = freeze_action(
-            wish.request, self._premises.machine.workspace, secret_names=names
-        )  # 4
+        machine = self._premises.machine
+        names = machine.secrets.names()
+        action = freeze_action(wish.request, machine.workspace, secret_names=names)  # 4
         policy, text = self._premises.policy.load()  # 5
         profile, found = self._classify(policy, action.action, wish.taint, now)
         if found.tier is Tier.DENY:
@@ -94,7 +93,7 @@ class Drafting:
                 need=found.need,
                 pins=pins_digest(pins),
                 action=action.action,
-                sandbox=sandbox_of(profile, self._premises.machine.workspace),
+                sandbox=sandbox_of(profile, machine.workspace),
                 limits=Limits(self._settings.wall_ms, self._settings.output_bytes),
             )
         )

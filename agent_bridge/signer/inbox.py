@@ -15,7 +15,7 @@ from agent_bridge.core.pae import DraftID, PayloadType, ReceiptID, parse_draft_i
 from agent_bridge.core.payload import decode_payload
 from agent_bridge.core.pins import parse_pins
 from agent_bridge.core.receipt import RECEIPT_EVENT, Receipt, check_receipt, receipt_of_content
-from agent_bridge.core.receipt_head import HEAD_EVENT, check_head, check_head_follows
+from agent_bridge.core.receipt_head import HEAD_EVENT, Head, check_head, check_head_follows
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.gate.receipt_book import PINS_EVENT, POLICY_EVENT
 from agent_bridge.gate.refusal_reports import REFUSAL_EVENT
@@ -195,9 +195,12 @@ class Inbox:
         payload, signature = _octets(content, "payload"), _octets(content, "signature")
         head = check_head(payload, signature, gate.gate_key)
         known = self._record.find_head(gate.user_id)
+        receipt = self._record.find_last_receipt(gate.user_id)
         try:
             last = None if known is None else check_head(*known, gate.gate_key)
             check_head_follows(last, head)
+            if receipt is not None:
+                check_head_follows(_head_at(*receipt), head)
         except Refused as error:
             yield Alarm(f"{gate.user_id}: {error}")
             return
@@ -212,6 +215,12 @@ class Inbox:
             known = self._client.find_pin(UserID(approver.user_id))
             if known is not None and decode_matrix_base64(known) != approver.master_key:
                 yield Alarm(f"the gate pins another master key of {approver.user_id} than we know")
+
+
+def _head_at(receipt_id: ReceiptID, receipt: Receipt) -> Head:
+    """What the gate's head was when it wrote this receipt."""
+    sequence, issued_at = receipt.sequence, receipt.issued_at
+    return Head(receipt.gate_key, receipt.host, sequence, receipt_id, issued_at)
 
 
 def _refusal_of(content: JsonObject) -> NewRefusal:

@@ -30,6 +30,7 @@ def resolve(
     auth_chains: Sequence[AbstractSet[EventID]],
     events: Mapping[EventID, Event],
     rejected: AbstractSet[EventID] = frozenset(),
+    conflicted_subgraph: AbstractSet[EventID] | None = None,
 ) -> dict[_StateKey, EventID]:
     """Merge forked room states into one.
 
@@ -38,6 +39,7 @@ def resolve(
     events       the conflicted events, the auth difference, their auth events and the mainlines of
                  power levels; for 2.1 the auth chains of all conflicted events. May load on demand.
     rejected     events that may not serve as auth events
+    conflicted_subgraph   for 2.1, if the caller knows it: spares loading whole auth chains
 
     1. Select the power events of the full conflicted set with their auth chains in it; order them.
     2. Check them one by one, starting from the unconflicted state (2.0) or from nothing (2.1).
@@ -54,7 +56,9 @@ def resolve(
     full_conflicted_set = conflicted | _auth_difference(state_sets, auth_chains)
     base = unconflicted
     if version.state_resolution is StateResolution.V2_1:
-        full_conflicted_set |= room.conflicted_subgraph(conflicted)
+        if conflicted_subgraph is None:
+            conflicted_subgraph = room.conflicted_subgraph(conflicted)
+        full_conflicted_set |= conflicted_subgraph
         base = {}
     room.require(full_conflicted_set, base)
 

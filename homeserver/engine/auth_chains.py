@@ -44,7 +44,7 @@ def reach_of(
     Raises NotLoaded, TooFarToWalk.
     """
     every = (1 << len(conflicted)) - 1
-    in_all = chain_of(anchors, citations)  # 2
+    in_all = chain_of(anchors, citations).union(common)  # 2
     bits: dict[int, int] = {}
     for index, numbers in enumerate(conflicted):  # 1
         for number in numbers:

@@ -32,6 +32,9 @@ class Dictionary:
     def find_slot(self, event_type: str, state_key: str) -> int | None:
         return self._slots.get((event_type, state_key))
 
+    def find_slot_name(self, slot_nid: int) -> Slot | None:
+        return self._slot_names.get(slot_nid)
+
     async def ensure(
         self, users: Collection[UserID], types: Collection[str], slots: Collection[Slot]
     ) -> None:

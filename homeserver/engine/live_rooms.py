@@ -100,6 +100,8 @@ class LiveRoom:
         self.parents: dict[EventID, int] = {}
         """What recent events relate to, but for annotations: each with its newest child."""
         self.last_event = 0
+        self.awaited: dict[int, TimelineEvent] = {}
+        """Events that a change under way needs, by number; loaded for it, forgotten after it."""
         self._event_bytes = 0
 
     @property
@@ -210,7 +212,13 @@ class LiveRoom:
 
     def redact(self, event_nid: int, redaction: Event, redaction_target: EventID) -> None:
         """Let a redaction take effect on whatever is in memory."""
-        for found in (*self.recent, *self.state_events.values(), *self.member_events.values()):
+        in_memory = (
+            *self.recent,
+            *self.state_events.values(),
+            *self.member_events.values(),
+            *self.awaited.values(),
+        )
+        for found in in_memory:
             if found.event_nid == event_nid:
                 found.redact(redaction)
             elif found.replaced is not None and found.replaced.event_id == redaction_target:
@@ -376,6 +384,11 @@ class LiveRooms:
             if current is not None and current.member_event == found.event_nid:
                 room.remember_member_event(found)
         self.weigh(room)
+
+    async def load_awaited(self, room: LiveRoom, event_nids: Iterable[int]) -> None:
+        """Bring events into memory for a change under way."""
+        for stored in await self._db.read(events.list_events, room.room_nid, list(event_nids)):
+            room.awaited[stored.event_nid] = load_timeline_event(room.version, stored)
 
     async def list_state(self, room: LiveRoom, *, with_members: bool) -> list[TimelineEvent]:
         """Return the current state; with all members it may be much."""

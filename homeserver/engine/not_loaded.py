@@ -33,13 +33,23 @@ class NotLoaded(Exception):
 class Wanted:
     """Parts of a room's event graph, by kind."""
 
-    __slots__ = ("above", "citations", "event_ids", "event_nids", "slot_nids", "slots", "states")
+    __slots__ = (
+        "above",
+        "citations",
+        "event_ids",
+        "event_nids",
+        "slot_nids",
+        "slots",
+        "states",
+        "timeline",
+    )
 
     def __init__(
         self,
         *,
         event_ids: Collection[EventID] = (),
         event_nids: Collection[int] = (),
+        timeline: Collection[int] = (),
         states: Collection[int] = (),
         slots: Collection[Slot] = (),
         slot_nids: Collection[int] = (),
@@ -48,6 +58,8 @@ class Wanted:
     ) -> None:
         self.event_ids = event_ids
         self.event_nids = event_nids
+        self.timeline = timeline
+        """Events with all that clients are shown of them, by number."""
         self.states = states
         """State numbers."""
         self.slots = slots

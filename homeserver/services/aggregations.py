@@ -1,7 +1,7 @@
 """What is told of an event's children together with it: bundled aggregations.
 
-spec: client-server-api/#aggregations-of-child-events, #server-side-aggregation-of-mthread-relationships,
-#server-side-aggregation-of-mreplace-relationships, #server-side-aggregation-of-mreference, v1.19
+spec: client-server-api/#aggregations-of-child-events, v1.19, and what #threading,
+#event-replacements and #reference-relations say of server-side aggregation.
 
 Invariant: nothing is told of children that the reader may not see, ignores, or that are redacted;
 and a page whose events have no such children costs no query as long as memory has them.
@@ -53,8 +53,8 @@ class Aggregations:
         sure_from, sure_to = surely_visible(requester.user_id, room)
         if sure_from > sure_to:
             return {}
-        ignored = sorted(await self._ignored.of(requester.user_id))
-        reader = Reader(requester.user_id, ignored, sure_from, sure_to)
+        ignored = await self._ignored.of(requester.user_id)
+        reader = Reader(requester.user_id, list(ignored), sure_from, sure_to)
         return await self._sum_up(requester, reader, room, asked)
 
     async def _sum_up(
@@ -124,9 +124,7 @@ def _replacement(
     if event.is_redacted or _relation_type(event) == REPLACE:
         return None
     candidates = [children[nid] for nid in summary.replacements if nid in children]
-    return max(
-        candidates, key=lambda c: (c.event.origin_server_ts, c.event.event_id), default=None
-    )
+    return max(candidates, key=lambda c: (c.event.origin_server_ts, c.event.event_id), default=None)
 
 
 def _relation_type(event: TimelineEvent) -> str | None:

@@ -12,7 +12,6 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.timeline_event import TimelineEvent, with_room_id
 from homeserver.requester import Requester
 
-
 Bundles = Mapping[int, bytes]
 """Event number -> JSON of its `m.relations`; events without are left out."""
 NO_BUNDLES: Bundles = {}

@@ -8,7 +8,13 @@ import hashlib
 from collections import OrderedDict
 
 from homeserver.core.canonical_json import JsonInvalid, decode_json, encode_json
-from homeserver.core.filters import FilterInvalid, SyncFilter, parse_filter
+from homeserver.core.filters import (
+    FilterInvalid,
+    RoomEventFilter,
+    SyncFilter,
+    parse_filter,
+    parse_room_event_filter,
+)
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.errors import BadJSON, InvalidParam, NotFound, TooLarge
@@ -83,6 +89,17 @@ class Filters:
         self._remembered[(user_id, key)] = parsed
         while len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def read_room_event_filter(text: str | None) -> RoomEventFilter:
+    """Read a filter written out in a query; None: everything. Raises BadJSON."""
+    if text is None:
+        return RoomEventFilter()
+    try:
+        definition: JsonValue = decode_json(text)
+        return parse_room_event_filter(definition)
+    except (JsonInvalid, FilterInvalid) as error:
+        raise BadJSON(f"filter: {error}") from error
 
 
 def _parse(text: str) -> SyncFilter:

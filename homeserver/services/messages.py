@@ -8,15 +8,19 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
 
 
 class Messages:
-    def __init__(self, author: EventAuthor, access: RoomAccess, timeline: Timeline) -> None:
+    def __init__(
+        self, author: EventAuthor, access: RoomAccess, timeline: Timeline, relations: Relations
+    ) -> None:
         self._author = author
         self._access = access
         self._timeline = timeline
+        self._relations = relations
 
     async def send(
         self,
@@ -29,8 +33,8 @@ class Messages:
         txn_id: str,
         origin_server_ts: int | None = None,
     ) -> EventID:
-        """Raises Forbidden (also for an unknown room), BadJSON, TooLarge."""
-        await self._access.access_joined(sender, room_id)
+        """Raises Forbidden (also for an unknown room), BadJSON, TooLarge; as `Relations.guard`."""
+        room = await self._access.access_joined(sender, room_id)
         if event_type == "m.room.redaction":
             redacts = content.get("redacts")
             if not isinstance(redacts, str):
@@ -54,6 +58,7 @@ class Messages:
                 device_id=device_id,
                 txn_id=txn_id,
             ),
+            self._relations.guard(room, sender, event_type, content),
         )
 
     async def set_state(

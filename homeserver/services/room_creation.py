@@ -27,11 +27,19 @@ from homeserver.core.signing import SigningKey
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import BadJSON, BadRequest, InvalidParam, LimitExceeded, RoomInUse
+from homeserver.errors import (
+    BadJSON,
+    BadRequest,
+    DatabaseUnavailable,
+    InvalidParam,
+    LimitExceeded,
+    RoomInUse,
+)
 from homeserver.randomness import Randomness
 from homeserver.services.profiles import Profiles
 from homeserver.storage import aliases, rooms
 from homeserver.storage.database import Database
+from homeserver.storage.query import Txn
 
 _MAX_INVITES = 100
 _MAX_ROOMS_AT_ONCE = 50
@@ -119,10 +127,34 @@ class RoomCreation:
                 f"At most {_MAX_INVITES} invitations and {_MAX_INITIAL_STATE} initial states"
             )
         alias = self._alias(wish)
-        if alias is not None and await self._db.read(aliases.find_alias, alias) is not None:
-            raise RoomInUse(f"{alias} is taken")
-        room_nid, create = await self._begin(creator, version, preset, wish)
+        try:
+            room_nid, create = await self._begin(creator, version, preset, wish, alias)
+        except _AliasTaken as error:
+            raise RoomInUse(f"{alias} is taken") from error
         room_id = create.room_id
+        self._live_rooms.add(LiveRoom(room_nid, room_id, version))
+        try:
+            templates = await self._templates(creator, create, version, preset, wish, alias)
+            await self._author.send_all(room_id, templates)
+        except DatabaseUnavailable:
+            # Nobody knows whether the room is there; if it is not, its traces go at the next start.
+            self._live_rooms.drop(room_id)
+            raise
+        except BaseException:
+            self._live_rooms.drop(room_id)
+            await self._db.run(delete_unfinished_txn, room_nid)
+            raise
+        return room_id
+
+    async def _templates(
+        self,
+        creator: UserID,
+        create: Event,
+        version: RoomVersion,
+        preset: _Preset,
+        wish: RoomWish,
+        alias: RoomAlias | None,
+    ) -> list[EventTemplate]:
         templates = [
             EventTemplate("m.room.create", creator, create.content, "", event=create),
             EventTemplate(MEMBER, creator, await self._member(creator, "join"), creator),
@@ -141,17 +173,7 @@ class RoomCreation:
             if wish.is_direct:
                 content["is_direct"] = True
             templates.append(EventTemplate(MEMBER, creator, content, user_id))
-        self._live_rooms.add(LiveRoom(room_nid, room_id, version))
-        try:
-            await self._author.send_all(room_id, templates)
-        except BaseException:
-            self._live_rooms.drop(room_id)
-            raise
-        if alias is not None:
-            await self._db.run(aliases.insert_alias, alias, room_nid, creator)
-        if wish.visibility == "public":
-            await self._db.run(rooms.insert_public_room, room_nid)
-        return room_id
+        return templates
 
     def _alias(self, wish: RoomWish) -> RoomAlias | None:
         if wish.room_alias_name is None:
@@ -162,7 +184,12 @@ class RoomCreation:
             raise InvalidParam(f"room_alias_name: {error}") from error
 
     async def _begin(
-        self, creator: UserID, version: RoomVersion, preset: _Preset, wish: RoomWish
+        self,
+        creator: UserID,
+        version: RoomVersion,
+        preset: _Preset,
+        wish: RoomWish,
+        alias: RoomAlias | None,
     ) -> tuple[int, Event]:
         """Return the number of the new room and its first event.
 
@@ -172,7 +199,9 @@ class RoomCreation:
         now_ms = self._maker.clock.now_ms()
         for later_ms in range(_MAX_ROOMS_AT_ONCE):
             event = self._create_event(creator, version, preset, wish, now_ms + later_ms)
-            room_nid = await self._db.run(rooms.insert_room, event.room_id, version.id)
+            room_nid = await self._db.run(
+                begin_txn, event, alias, is_public=wish.visibility == "public"
+            )
             if room_nid is not None:
                 return room_nid, event
         raise LimitExceeded("Too many rooms at once; wait a little", retry_after_ms=1000)
@@ -219,6 +248,32 @@ class RoomCreation:
         content: JsonObject = {"membership": membership}
         content |= await self._profiles.get_member_fields(user_id)
         return content
+
+
+class _AliasTaken(Exception):
+    """Another room has the alias."""
+
+
+def begin_txn(txn: Txn, create: Event, alias: RoomAlias | None, *, is_public: bool) -> int | None:
+    """Put down all of a room but its events; without them nobody finds it.
+
+    Returns None when the room id is taken. Raises _AliasTaken.
+    """
+    room_nid = rooms.insert_room(txn, create.room_id, create.room_version.id)
+    if room_nid is None:
+        return None
+    if alias is not None and not aliases.insert_alias(txn, alias, room_nid, create.sender):
+        raise _AliasTaken
+    if is_public:
+        rooms.insert_public_room(txn, room_nid)
+    return room_nid
+
+
+def delete_unfinished_txn(txn: Txn, room_nid: int | None = None) -> None:
+    """Take away what rooms without events have left: this room, or all of them."""
+    unfinished = rooms.list_unfinished_rooms(txn, room_nid)
+    aliases.delete_aliases_of(txn, unfinished)
+    rooms.delete_rooms(txn, unfinished)
 
 
 def _preset_of(wish: RoomWish) -> _Preset:

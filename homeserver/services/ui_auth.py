@@ -14,11 +14,14 @@ from homeserver.errors import BadJSON, BadRequest, Forbidden, InteractiveAuthReq
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
 from homeserver.services.accounts import Accounts, named_user
+from homeserver.services.registration_tokens import RegistrationTokens
 
 PASSWORD_LOGIN = "m.login.password"  # noqa: S105 - a name, not a secret
 DUMMY_LOGIN = "m.login.dummy"
 PASSWORD_FLOWS: tuple[Flow, ...] = ((PASSWORD_LOGIN,),)
 DUMMY_FLOWS: tuple[Flow, ...] = ((DUMMY_LOGIN,),)
+TOKEN_LOGIN = "m.login.registration_token"  # noqa: S105 - as above
+TOKEN_FLOWS: tuple[Flow, ...] = ((TOKEN_LOGIN,),)
 
 _LIFETIME_MS = 15 * 60 * 1000
 _MAX_SESSIONS = 10_000
@@ -26,7 +29,14 @@ _SESSION_ID_LETTERS = 24
 
 
 class UIAuth:
-    def __init__(self, clock: Clock, randomness: Randomness, accounts: Accounts) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        randomness: Randomness,
+        accounts: Accounts,
+        registration_tokens: RegistrationTokens,
+    ) -> None:
+        self._registration_tokens = registration_tokens
         self._clock = clock
         self._randomness = randomness
         self._accounts = accounts
@@ -114,6 +124,13 @@ class UIAuth:
     ) -> JsonValue:
         """Raises InteractiveAuthRequired when the attempt fails."""
         if stage == DUMMY_LOGIN:
+            return None
+        if stage == TOKEN_LOGIN:
+            token = auth.get("token")
+            if not isinstance(token, str):
+                raise MissingParam("auth.token is required")
+            if not self._registration_tokens.is_valid(token):
+                raise _challenge(session, "M_FORBIDDEN", "This registration token is not valid")
             return None
         if stage != PASSWORD_LOGIN or requester is None:
             raise BadRequest("This stage is not possible here", errcode="M_UNRECOGNIZED")

@@ -1,5 +1,7 @@
 """Room aliases of this server."""
 
+from collections.abc import Sequence
+
 from homeserver.core.identifiers import RoomAlias, RoomID, UserID
 from homeserver.storage.dictionaries import intern_users
 from homeserver.storage.query import Txn, execute, find_value, list_values
@@ -45,3 +47,7 @@ def insert_alias(txn: Txn, alias: RoomAlias, room_nid: int, creator: UserID) -> 
 
 def delete_alias(txn: Txn, alias: RoomAlias) -> None:
     execute(txn, "DELETE FROM room_aliases WHERE alias = %s", (alias,))
+
+
+def delete_aliases_of(txn: Txn, room_nids: Sequence[int]) -> None:
+    execute(txn, "DELETE FROM room_aliases WHERE room_nid = ANY(%s)", (list(room_nids),))

@@ -251,36 +251,29 @@ def _values(
 
 
 def list_threads(
-    txn: Txn,
-    room_nid: int,
-    reader: UserID,
-    ignored: Sequence[UserID],
-    up_to: Place,
-    limit: int,
-    *,
-    only_participated: bool,
+    txn: Txn, room_nid: int, reader: Reader, up_to: Place, limit: int, *, only_participated: bool
 ) -> list[StoredThread]:
-    """Newest reply first: the threads whose newest reply, of those not ignored, is up to `up_to`.
+    """Newest reply first: the threads whose newest reply that the reader sees is up to `up_to`.
 
-    A root that itself relates to an event is none.
-    """  # fmt: skip
+    What itself relates to an event is no root.
+    """
     rows = list_tuples(
         txn,
         """
-        WITH hidden AS MATERIALIZED (
-            SELECT ARRAY(SELECT user_nid FROM users WHERE user_id = ANY(%(ignored)s)) AS senders)
+        WITH visible AS (
+            SELECT * FROM event_relations
+             WHERE room_nid = %(room)s AND rel_type = 'm.thread'
+               AND child_nid BETWEEN %(from)s AND %(to)s
+               AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                             WHERE user_id = ANY(%(ignored)s))))
         SELECT root.event_nid, reply.depth, reply.child_nid
-          FROM event_relations AS reply
-          JOIN events AS root ON root.event_id = reply.parent_id AND root.room_nid = reply.room_nid
-         WHERE reply.room_nid = %(room)s AND reply.rel_type = 'm.thread'
-           AND (reply.depth, reply.child_nid) <= %(up_to)s
-           AND reply.sender_nid <> ALL ((SELECT senders FROM hidden)::bigint[])
+          FROM visible AS reply
+          JOIN events AS root ON root.event_id = reply.parent_id AND root.room_nid = %(room)s
+         WHERE (reply.depth, reply.child_nid) <= %(up_to)s
            AND NOT EXISTS (
-               SELECT FROM event_relations AS newer
-                WHERE newer.room_nid = reply.room_nid AND newer.parent_id = reply.parent_id
-                  AND newer.rel_type = 'm.thread'
-                  AND (newer.depth, newer.child_nid) > (reply.depth, reply.child_nid)
-                  AND newer.sender_nid <> ALL ((SELECT senders FROM hidden)::bigint[]))
+               SELECT FROM visible AS newer
+                WHERE newer.parent_id = reply.parent_id
+                  AND (newer.depth, newer.child_nid) > (reply.depth, reply.child_nid))
            AND NOT EXISTS (
                SELECT FROM event_relations AS own
                 WHERE own.room_nid = root.room_nid AND own.child_nid = root.event_nid)
@@ -294,8 +287,10 @@ def list_threads(
          ORDER BY reply.depth DESC, reply.child_nid DESC LIMIT %(limit)s""",
         {
             "room": room_nid,
-            "reader": reader,
-            "ignored": list(ignored),
+            "reader": reader.user_id,
+            "ignored": list(reader.ignored),
+            "from": reader.visible_from,
+            "to": reader.visible_to,
             "up_to": up_to,
             "only_participated": only_participated,
             "limit": limit,

@@ -124,3 +124,23 @@ def list_moved_rooms(txn: Txn, after: int) -> list[RoomID]:
             (after,),
         )
     ]
+
+
+def list_unfinished_rooms(txn: Txn, room_nid: int | None) -> list[int]:
+    """Return this room, or all of them, where nothing has ever happened."""
+    return list_values(
+        txn,
+        int,
+        """
+        SELECT room_nid FROM rooms
+         WHERE (%(room)s::bigint IS NULL OR room_nid = %(room)s)
+           AND NOT EXISTS (SELECT FROM room_heads AS h WHERE h.room_nid = rooms.room_nid)
+           AND NOT EXISTS (SELECT FROM events AS e WHERE e.room_nid = rooms.room_nid)
+           AND NOT EXISTS (SELECT FROM room_memberships AS m WHERE m.room_nid = rooms.room_nid)""",
+        {"room": room_nid},
+    )
+
+
+def delete_rooms(txn: Txn, room_nids: Sequence[int]) -> None:
+    execute(txn, "DELETE FROM public_rooms WHERE room_nid = ANY(%s)", (list(room_nids),))
+    execute(txn, "DELETE FROM rooms WHERE room_nid = ANY(%s)", (list(room_nids),))

@@ -122,6 +122,8 @@ class BoundedRequest(Request):
 
     def _refuse(self, limit: int) -> None:
         self._is_refused = True
+        if self.content is not None:
+            self.content.close()
         body = orjson.dumps(TooLarge(f"The body is larger than {limit} bytes").body())
         channel = self.channel
         if channel is None:

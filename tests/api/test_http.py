@@ -276,9 +276,8 @@ def test_attack_13_a_form_is_read_as_the_json_it_must_be(
 
 def test_attack_14_pipelined_requests_are_answered_in_order(homeserver: Homeserver) -> None:
     alice = homeserver.register("alice")
-    whoami = (
-        f"GET {V3}/account/whoami HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {alice.token}\r\n\r\n"
-    ).encode()
+    token = f"Authorization: Bearer {alice.token}"
+    whoami = f"GET {V3}/account/whoami HTTP/1.1\r\nHost: a\r\n{token}\r\n\r\n".encode()
     versions = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n"
 
     found = answers(Connection(homeserver).send(whoami + versions + whoami))

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.engine import sent_transactions
 from tests.homeserver import Homeserver, User
 
 
@@ -328,3 +329,86 @@ def test_a_commit_that_fails_leaves_nothing_and_the_room_goes_on(
     page = alice.get(f"/rooms/{quote(room_id)}/messages", dir="b", limit=50).json
     assert bodies(page) == ["kept"]
     assert page["chunk"][0]["event_id"] == event_id
+
+
+def test_a_refused_room_leaves_its_alias_free(alice: User, bob: User) -> None:
+    wish = {
+        "room_alias_name": "tea",
+        "invite": [bob.user_id],
+        "power_level_content_override": {"users": {bob.user_id: "x"}},
+    }
+    assert alice.post("/createRoom", wish).status in (400, 403)
+    state = [{"type": "m.room.create", "content": {}}]
+    refused = {"room_alias_name": "tea", "initial_state": state}
+    assert alice.post("/createRoom", refused).status == 400
+
+    assert alice.create_room(room_alias_name="tea")
+
+
+def test_a_redaction_and_a_message_may_have_the_same_transaction_id(alice: User) -> None:
+    room_id = alice.create_room()
+    event_id = alice.send(room_id, "regret", txn_id="1")
+
+    reply = alice.put(f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/1", {})
+
+    assert reply.json["event_id"] != event_id
+    event = alice.get(f"/rooms/{quote(room_id)}/event/{quote(event_id)}").json
+    assert event["content"] == {}
+
+
+def test_a_transaction_id_is_known_after_more_than_memory_keeps(
+    both_versions: Homeserver, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent_transactions, "_MAX_PER_DEVICE", 10)
+    room_id = alice.create_room()
+    first = alice.send(room_id, "once", txn_id="first")
+    for number in range(11):
+        alice.send(room_id, f"m{number}")
+
+    again = alice.put(f"/rooms/{quote(room_id)}/send/m.room.message/first", {"body": "twice"})
+
+    assert again.json == {"event_id": first}
+    alice.homeserver = both_versions.restart()
+    assert alice.send(room_id, "twice", txn_id="first") == first
+
+
+def test_a_transaction_id_of_yesterday_makes_a_new_event(
+    both_versions: Homeserver, alice: User
+) -> None:
+    room_id = alice.create_room()
+    first = alice.send(room_id, "yesterday", txn_id="t")
+    alice.homeserver = both_versions.restart()
+    alice.homeserver.reactor.rightNow = 25 * 3600.0
+
+    second = alice.send(room_id, "today", txn_id="t")
+
+    assert second != first
+    assert alice.send(room_id, "today", txn_id="t") == second
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("state/{long}/", 413),
+        ("state/org.example/{long}", 413),
+        ("send/{long}/t", 413),
+        ("send/m.room.message/{long}", 413),
+    ],
+)
+def test_attack_13_a_name_too_long_for_an_index_is_refused(
+    alice: User, path: str, status: int
+) -> None:
+    room_id = alice.create_room()
+    long = "".join(chr(33 + (7 * n * n + 3 * n) % 90) for n in range(8000))
+
+    reply = alice.put(f"/rooms/{quote(room_id)}/{path.format(long=quote(long, safe=''))}", {})
+
+    assert reply.status == status
+    assert alice.send(room_id, "still fine")
+
+
+@pytest.mark.parametrize("state", [{"type": "a\x00b"}, {"type": "a", "state_key": "\x00"}])
+def test_attack_13_a_nul_in_a_name_is_refused(alice: User, state: dict[str, str]) -> None:
+    reply = alice.post("/createRoom", {"initial_state": [{"content": {}, **state}]})
+
+    assert (reply.status, reply.errcode) == (400, "M_BAD_JSON")

@@ -1,9 +1,8 @@
-"""Sync where something has been missed, or is under way: gaps, rejoining, restarts, many changes."""
+"""Sync where something has been missed: gaps, rejoining, restarts, lost answers."""
 
 import dataclasses
 from typing import Any
 from urllib.parse import quote
-
 
 from homeserver.config import LimitsSection
 from tests.database import InlineDatabase

@@ -7,12 +7,12 @@ from typing import Literal
 
 import orjson
 
-from homeserver.core.filters import FilterInvalid, RoomEventFilter, parse_room_event_filter
 from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
-from homeserver.errors import BadJSON
 from homeserver.requester import Requester
+from homeserver.services.aggregations import Aggregations
 from homeserver.services.client_events import client_content, render_event, render_events
+from homeserver.services.filters import read_room_event_filter
 from homeserver.services.messages import Messages
 from homeserver.services.room_state import RoomState
 from homeserver.services.timeline import Timeline
@@ -103,9 +103,10 @@ class MessagesAPI:
 class TimelineAPI:
     """Reading what was said, and how a room stands."""
 
-    def __init__(self, timeline: Timeline, state: RoomState) -> None:
+    def __init__(self, timeline: Timeline, state: RoomState, aggregations: Aggregations) -> None:
         self._timeline = timeline
         self._state = state
+        self._aggregations = aggregations
 
     @endpoint(
         "getRoomEvents", "GET", "/_matrix/client/v3/rooms/{roomId}/messages",
@@ -122,7 +123,7 @@ class TimelineAPI:
         limit: int = 10,
         filter_: str | None = None,
     ) -> RawJSON:
-        chosen = _filter(filter_)
+        chosen = read_room_event_filter(filter_)
         page = await self._timeline.page(
             requester.user_id,
             room_id,
@@ -136,8 +137,9 @@ class TimelineAPI:
         members = await self._state.list_members_of(
             requester.user_id, room_id, senders if chosen.lazy_load_members else ()
         )
+        bundles = await self._aggregations.bundle(requester, room_id, page.events)
         parts = [
-            b'{"chunk":', render_events(page.events, requester, room_id),
+            b'{"chunk":', render_events(page.events, requester, room_id, bundles),
             b',"state":', render_events(members, requester, room_id),
             b',"start":', orjson.dumps(page.start),
         ]  # fmt: skip
@@ -153,7 +155,8 @@ class TimelineAPI:
         self, requester: Requester, room_id: RoomID, event_id: EventID
     ) -> RawJSON:
         found = await self._timeline.get_event(requester.user_id, room_id, event_id)
-        return RawJSON(render_event(found, requester, room_id))
+        bundles = await self._aggregations.bundle(requester, room_id, [found])
+        return RawJSON(render_event(found, requester, room_id, bundles))
 
     @endpoint("getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT)
     async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
@@ -216,12 +219,3 @@ class TimelineAPI:
                 if isinstance(content.get(key), str)
             }
         return {"joined": joined}
-
-
-def _filter(text: str | None) -> RoomEventFilter:
-    if text is None:
-        return RoomEventFilter()
-    try:
-        return parse_room_event_filter(orjson.loads(text))
-    except (orjson.JSONDecodeError, FilterInvalid) as error:
-        raise BadJSON(f"filter: {error}") from error

@@ -11,8 +11,9 @@ from homeserver.errors import Forbidden, MissingParam
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
 from homeserver.services.accounts import Accounts, NewAccount
+from homeserver.services.registration_tokens import RegistrationTokens
 from homeserver.services.sessions import APPSERVICE_LOGIN, NewSession, Sessions
-from homeserver.services.ui_auth import DUMMY_FLOWS, UIAuth
+from homeserver.services.ui_auth import DUMMY_FLOWS, TOKEN_FLOWS, UIAuth
 from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
 
 _GENERATED_NAME_LETTERS = 12
@@ -39,9 +40,11 @@ class RegistrationAPI:
         sessions: Sessions,
         ui_auth: UIAuth,
         randomness: Randomness,
+        tokens: RegistrationTokens,
         *,
         is_open: bool,
     ) -> None:
+        self._tokens = tokens
         self._accounts = accounts
         self._sessions = sessions
         self._ui_auth = ui_auth
@@ -85,7 +88,8 @@ class RegistrationAPI:
         await self._accounts.check_free(user_id)
         if body.auth is not None and body.password is None:
             raise MissingParam("password is required")
-        await self._ui_auth.check(asdict(body), "register", None, DUMMY_FLOWS, binds_body=False)
+        flows = TOKEN_FLOWS if self._tokens.are_needed else DUMMY_FLOWS
+        await self._ui_auth.check(asdict(body), "register", None, flows, binds_body=False)
         return NewAccount(
             user_id, password_hash=await self._accounts.hash_password(body.password or "")
         )
@@ -99,3 +103,13 @@ class RegistrationAPI:
             raise Forbidden("Registration is closed on this server")
         await self._accounts.check_free(self._accounts.make_user_id(username))
         return {"available": True}
+
+    @endpoint(
+        "registrationTokenValidity", "GET",
+        "/_matrix/client/v1/register/m.login.registration_token/validity",
+        auth=Auth.NONE, rate_limited=True,
+    )  # fmt: skip
+    async def registration_token_validity(self, *, token: str) -> JsonObject:
+        if not (self._is_open and self._tokens.are_needed):
+            raise Forbidden("Registration by token is not possible on this server")
+        return {"valid": self._tokens.is_valid(token)}

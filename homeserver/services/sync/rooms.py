@@ -17,6 +17,8 @@ from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.engine.user_rooms import RoomOfUser
 from homeserver.requester import Requester
+from homeserver.services.aggregations import Aggregations
+from homeserver.services.client_events import NO_BUNDLES, Bundles
 from homeserver.services.room_state import RoomState
 from homeserver.services.timeline import Timeline, make_token
 from homeserver.storage import events, memberships
@@ -68,12 +70,14 @@ class RoomParts:
         states: StateStore,
         timeline: Timeline,
         room_state: RoomState,
+        aggregations: Aggregations,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._states = states
         self._timeline = timeline
         self._room_state = room_state
+        self._aggregations = aggregations
 
     async def joined(self, wish: Wish, mine: RoomOfUser, *, moved: bool) -> RoomPart | None:
         """Return the events of a room the user is in; None when the room is gone.
@@ -139,7 +143,12 @@ class RoomParts:
         if not timeline and not state and not is_new and not span.is_limited:
             return RoomPart(b"", True, changed_members)
         first = span.timeline[0] if span.timeline else None
-        json = _rendered(timeline, state, wish, up_to, first=first, is_limited=span.is_limited)
+        bundles = NO_BUNDLES
+        if span.is_limited:
+            bundles = await self._aggregations.bundle(requester, room.room_id, timeline)
+        json = _rendered(
+            timeline, state, wish, up_to, first=first, is_limited=span.is_limited, bundles=bundles
+        )
         is_in = room.membership_of(requester.user_id) == "join"
         if is_in and (whole or changed_members):
             json += b',"summary":' + orjson.dumps(_summary(room, requester.user_id))
@@ -256,9 +265,12 @@ def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> b
     )
 
 
-def _render(found: Collection[TimelineEvent], wish: Wish) -> bytes:
+def _render(found: Collection[TimelineEvent], wish: Wish, bundles: Bundles = NO_BUNDLES) -> bytes:
     requester = wish.requester
-    jsons = [event.json_for(requester.user_id, requester.device_id) for event in found]
+    jsons = [
+        event.json_for(requester.user_id, requester.device_id, bundles.get(event.event_nid))
+        for event in found
+    ]
     if wish.chosen.event_fields is not None:
         jsons = [orjson.dumps(wish.chosen.select_fields(orjson.loads(json))) for json in jsons]
     return b"[" + b",".join(jsons) + b"]"
@@ -272,6 +284,7 @@ def _rendered(
     *,
     first: TimelineEvent | None = None,
     is_limited: bool,
+    bundles: Bundles = NO_BUNDLES,
 ) -> bytes:
     """`first` is where the timeline begins, before the filter's types."""
     prev_batch = (
@@ -282,7 +295,7 @@ def _rendered(
     state_key = b'"state_after"' if wish.use_state_after else b'"state"'
     return b"".join(
         [
-            b'"timeline":{"events":', _render(timeline, wish),
+            b'"timeline":{"events":', _render(timeline, wish, bundles),
             b',"limited":', b"true" if is_limited else b"false",
             b',"prev_batch":', orjson.dumps(prev_batch),
             b"},", state_key, b':{"events":', _render(state, wish), b"}",

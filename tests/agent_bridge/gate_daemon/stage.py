@@ -15,6 +15,7 @@ import orjson
 from agent_bridge.core.decision import Restrict, SignedDecision, Verdict
 from agent_bridge.core.ed25519 import parse_public_key
 from agent_bridge.core.frozen_draft import FrozenDraft
+from agent_bridge.core.pae import ReceiptID
 from agent_bridge.core.quorum import Instant
 from agent_bridge.core.tiers import Tier
 from agent_bridge.gate.building import Surroundings, build_gate
@@ -222,17 +223,21 @@ class Stage:
         await self.gate.start()
         await self.let_gate_work()
 
-    async def restart_gate(self, *, losing_words: bool = False) -> None:
+    async def restart_gate(self, *, losing_words: bool = False, store: bytes | None = None) -> None:
         """Pull the plug: nothing is finished, everything in memory is gone.
 
         losing_words   what the gate had still to say is gone, too
+        store          what somebody put in the place of the gate's store
         """
+        state = StateDirectory(self.settings.state_directory)
         for task in list(self.gate.runner.tasks):
             task.cancel()
         await asyncio.gather(*self.gate.runner.tasks, return_exceptions=True)
         self.close_gate()
         if losing_words:
-            StateDirectory(self.settings.state_directory).post.unlink()
+            state.post.unlink()
+        if store is not None:
+            state.store.write_bytes(store)
         await self.gate.client.close()
         client = self.server.reopen(self.directory / "gate-GATE")
         self.open_clients.append(client)
@@ -307,9 +312,15 @@ class Stage:
         frozen: FrozenDraft,
         verdict: Verdict = Verdict.APPROVE,
         restrict: Restrict | None = None,
+        head: ReceiptID | None = None,
     ) -> SignedDecision:
         return sign_decision(
-            person.client, frozen, verdict, now_ms=self.clock.wall_ms, restrict=restrict
+            person.client,
+            frozen,
+            verdict,
+            now_ms=self.clock.wall_ms,
+            receipt_head=head,
+            restrict=restrict,
         )
 
     async def send(

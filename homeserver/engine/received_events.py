@@ -1,0 +1,446 @@
+"""Taking events of other servers into a room's change.
+
+spec: server-server-api/#rejection, #soft-failure, v1.19. The event has passed the checks that
+depend on nothing but the graph; here, where the current state is known and cannot move, it gets
+the last one and its place. Invariants: a rejected or soft-failed event is stored and no more: it
+is no extremity, nobody is shown it. The tail's segment grows only by the current state.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from homeserver.core.auth_events import auth_types_of
+from homeserver.core.errors import EventRejected
+from homeserver.core.event_auth import check_event_auth
+from homeserver.core.events import MAX_PREV_EVENTS, Event, redact_event
+from homeserver.core.identifiers import EventID, UserID, server_name_of
+from homeserver.core.state_map import REMOVED, State
+from homeserver.engine.dictionary import Dictionary, Slot
+from homeserver.engine.event_graph import Node
+from homeserver.engine.live_rooms import MEMBER, Tip
+from homeserver.engine.not_loaded import NotLoaded, Wanted
+from homeserver.engine.room_change import RoomChange, RoomChanges
+from homeserver.engine.state_at_event import StateAtEvent
+from homeserver.engine.state_store import Snapshot, StateStore
+from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.storage.event_graph import MissingParent, WaitingRedaction
+from homeserver.storage.events import (
+    HISTORICAL,
+    OUTLIER,
+    REJECTED,
+    SOFT_FAILED,
+    NewEvent,
+    PlacedEvent,
+    encode_event_id,
+)
+from homeserver.storage.relations import new_relation
+
+_CREATE = ("m.room.create", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Outlier:
+    """An event whose place in the graph is not known; it serves to authorize others."""
+
+    event: Event
+    is_rejected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEvent:
+    event: Event
+    before: Snapshot | None
+    """State before the event; None: its parents were the room's extremities, see `Moved`."""
+    is_rejected: bool
+    parents: Sequence[int]
+    """Those known."""
+    missing_parents: Sequence[EventID]
+    auth_events: Sequence[int]
+    covered: Collection[int]
+    """Its parents, and theirs where a parent is hidden: no longer extremities if it is let in."""
+    has_child: bool
+    """An event that is let in names it as a parent: it is no extremity."""
+    outlier: Node | None
+    """Set if it is stored already, without its place."""
+    redacted: TimelineEvent | None
+    """For an m.room.redaction that may take effect: its target, if it has been seen."""
+    redaction: Node | None
+    """An accepted redaction of this event that was there before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of an event, once the change is committed."""
+
+    node: Node
+    states: Mapping[int, State]
+    """New states by number."""
+
+
+class Moved(NotLoaded):
+    """The room has moved on since the event was prepared: prepare it again."""
+
+
+class ReceivedEvents:
+    def __init__(
+        self,
+        changes: RoomChanges,
+        dictionary: Dictionary,
+        states: StateStore,
+        state_at: StateAtEvent,
+    ) -> None:
+        self._changes = changes
+        self._dictionary = dictionary
+        self._states = states
+        self._state_at = state_at
+
+    def take_in_outliers(
+        self, change: RoomChange, outliers: Sequence[Outlier], known: Mapping[EventID, int]
+    ) -> list[Node]:
+        """Store events, each after those it cites. `known` numbers what is stored of those."""
+        numbers = dict(known)
+        nodes = []
+        for outlier in outliers:
+            event = outlier.event
+            row = self._row(
+                change,
+                event,
+                self._changes.allocate(),
+                state=None,
+                flags=OUTLIER | (REJECTED if outlier.is_rejected else 0),
+                auth_events=[numbers[auth_id] for auth_id in event.auth_events],
+            )
+            change.event_rows.append(row)
+            numbers[event.event_id] = row.event_nid
+            nodes.append(_node(event, row))
+        return nodes
+
+    def take_in(self, change: RoomChange, received: ReceivedEvent) -> Taken:
+        """Give an event its place.
+
+        1. If its parents are the extremities, the state before it is the current one.
+        2. The current state refuses it: it is soft-failed (or rejected, see 1).
+        3. The state after it.
+        4. Its row.
+        5. The extremities, and the current state by theirs.
+        6. Clients are shown it, and whatever else has changed.
+
+        Raises NotLoaded and Moved, TooFarToWalk; the change is then to be undone.
+        """
+        event = received.event
+        assert change.tail is not None
+        is_next = {tip.event_id for tip in change.tips} == set(event.prev_events)  # 1
+        if received.before is None and not is_next:
+            raise Moved("extremities")
+        flags = REJECTED if received.is_rejected else 0
+        if not flags and not self._is_allowed_now(change, event):  # 2
+            flags = REJECTED if received.before is None else SOFT_FAILED
+        number = (
+            self._changes.allocate() if received.outlier is None else received.outlier.event_nid
+        )
+        replaced = self._find_replaced(change, received)
+        slot_nid = self._slot_number(event)
+        state_before = (received.before.tail if received.before else change.tail).state_nid
+        after = received.before
+        if slot_nid is not None and flags & REJECTED == 0:  # 3
+            if after is None:
+                self._changes.extend_state(change, slot_nid, number)
+            else:
+                after = self._states.change(change.room.room_nid, after, [(slot_nid, number)])
+        for state_row in after.rows if after is not None else ():
+            change.add_state_row(state_row)
+        state_after = (after.tail if after is not None else change.tail).state_nid
+        found = TimelineEvent(
+            event,
+            number,
+            state_before=state_before,
+            state_after=state_after,
+            replaced=replaced and _as_shown(replaced),
+            redaction=received.redaction and received.redaction.event,
+        )
+        if not flags:
+            tips = self._tips_after(change, received, found)
+            if after is not None:  # 5
+                self._move(change, tips, after, found, is_placed=received.outlier is not None)
+            elif slot_nid is not None:
+                self._note_state(change, found)
+            change.tips = tips
+        row = self._row(  # 4
+            change,
+            event,
+            number,
+            state=(state_before, state_after),
+            flags=flags,
+            auth_events=received.auth_events,
+            replaces=replaced and replaced.event_nid,
+            parents=received.parents,
+            room_state=None if change.tail.state_nid == state_after else change.tail.state_nid,
+        )
+        row = self._store(change, received, row)
+        if not flags:
+            self._show(change, received, found, row)  # 6
+        states = {} if after is None else {state_after: after.state}
+        if received.before is not None:
+            states[state_before] = received.before.state
+        return Taken(_node(event, row), states)
+
+    def _is_allowed_now(self, change: RoomChange, event: Event) -> bool:
+        auth: dict[Slot, Event] = {}
+        wanted = auth_types_of(
+            change.room.version, event.type, event.sender, event.state_key, event.content
+        )
+        for slot in (*wanted, _CREATE):
+            found = change.find_state(slot)
+            if found is not None:
+                auth[slot] = found.event
+        try:
+            check_event_auth(event, auth)
+        except EventRejected:
+            return False
+        return True
+
+    def _find_replaced(self, change: RoomChange, received: ReceivedEvent) -> TimelineEvent | None:
+        """Return the state event that held the slot before, in the event's own branch."""
+        event = received.event
+        if event.state_key is None:
+            return None
+        if received.before is None:
+            return change.find_state((event.type, event.state_key))
+        slot_nid = self._slot_number(event)
+        assert slot_nid is not None
+        number = received.before.state.get(slot_nid)
+        return None if number is None else self._find_event(change, number)
+
+    def _tips_after(
+        self, change: RoomChange, received: ReceivedEvent, found: TimelineEvent
+    ) -> tuple[Tip, ...]:
+        """Return the extremities with an event that is let in.
+
+        There are never more than one event can have parents. If there would be, the server that
+        has the most loses its oldest, which counts again once somebody builds on it: who opens
+        branch after branch only displaces his own.
+        """
+        assert found.state_after is not None
+        tips = [tip for tip in change.tips if tip.event_nid not in received.covered]
+        if not received.has_child or not tips:
+            server = server_name_of(found.event.sender) or ""
+            tips.append(
+                Tip(
+                    found.event_nid,
+                    found.event.event_id,
+                    found.event.depth,
+                    found.state_after,
+                    server,
+                )
+            )
+        if len(tips) > MAX_PREV_EVENTS:
+            servers = [tip.server for tip in tips]
+            most = max(servers, key=servers.count)
+            tips.remove(next(tip for tip in tips if tip.server == most))
+        return tuple(tips)
+
+    def _move(
+        self,
+        change: RoomChange,
+        tips: Sequence[Tip],
+        after: Snapshot,
+        found: TimelineEvent,
+        *,
+        is_placed: bool,
+    ) -> None:
+        """Bring the current state to what the extremities resolve to.
+
+        `after` is the state after the event, which is one of them or below one.
+        """
+        room = change.room
+        branches: dict[int, State] = {}
+        for tip in tips:
+            if tip.event_nid == found.event_nid:
+                branches[tip.state_nid] = after.state
+                continue
+            state = self._states.find_state(room.room_nid, tip.state_nid)
+            if state is None:
+                raise NotLoaded("state", graph=Wanted(states=[tip.state_nid]))
+            branches[tip.state_nid] = state
+        resolved = self._state_at.resolve(room, list(branches.values()))
+        before = change.whole_state()
+        slots = [slot for slot, nid in resolved.items() if before.get(slot) != nid]
+        slots += before.keys() - resolved.keys()
+        if not slots:
+            return
+        if is_placed:
+            change.moved_at = self._changes.allocate()
+        assert change.tail is not None
+        changed = [(slot, resolved.get(slot, REMOVED)) for slot in slots]
+        if resolved == after.state:
+            change.tail = after.tail
+        else:
+            change.tail, state_row = self._states.append(
+                room.room_nid,
+                change.tail,
+                before,
+                changed,
+                whole=lambda: dict(before),
+                size=len(before),
+            )
+            change.add_state_row(state_row)
+        change.state.update(changed)
+        self._note_changes(change, changed, found)
+
+    def _note_changes(
+        self, change: RoomChange, changed: Sequence[tuple[int, int]], found: TimelineEvent
+    ) -> None:
+        """Let what the current state has become take effect; members last, as they see the rest."""
+        position = change.moved_at or found.event_nid
+        members: list[tuple[UserID, TimelineEvent | None]] = []
+        unknown = [nid for nid, _ in changed if self._dictionary.find_slot_name(nid) is None]
+        if unknown:
+            raise NotLoaded("slots", graph=Wanted(slot_nids=unknown))
+        for slot_nid, number in changed:
+            slot = self._dictionary.find_slot_name(slot_nid)
+            assert slot is not None
+            now: TimelineEvent | None = None
+            if number == found.event_nid:
+                now = found
+            elif number != REMOVED:
+                now = self._find_event(change, number)
+            change.state_events[slot] = now
+            if slot[0] == MEMBER:
+                members.append((UserID(slot[1]), now))
+        for user_id, member in members:
+            if member is None:
+                self._changes.set_member(change, user_id, "leave", position, None)
+            else:
+                self._changes.take_in_membership(change, member, position)
+
+    def _note_state(self, change: RoomChange, found: TimelineEvent) -> None:
+        event = found.event
+        change.state_events[(event.type, event.state_key or "")] = found
+        if event.type == MEMBER:
+            self._changes.take_in_membership(change, found, found.event_nid)
+
+    def _find_event(self, change: RoomChange, number: int) -> TimelineEvent:
+        for found in (*change.new_events, *change.room.recent):
+            if found.event_nid == number:
+                return found
+        awaited = change.room.awaited.get(number)
+        if awaited is None:
+            raise NotLoaded("event", graph=Wanted(timeline=[number]))
+        return awaited
+
+    def _slot_number(self, event: Event) -> int | None:
+        if event.state_key is None:
+            return None
+        slot = (event.type, event.state_key)
+        number = self._dictionary.find_slot(*slot)
+        if number is None:
+            raise NotLoaded("slot number", slot=slot)
+        return number
+
+    def _row(
+        self,
+        change: RoomChange,
+        event: Event,
+        number: int,
+        *,
+        state: tuple[int, int] | None,
+        flags: int,
+        auth_events: Sequence[int],
+        replaces: int | None = None,
+        parents: Sequence[int] = (),
+        room_state: int | None = None,
+    ) -> NewEvent:
+        type_nid = self._dictionary.find_type(event.type)
+        sender_nid = self._dictionary.find_user(event.sender)
+        if type_nid is None or sender_nid is None:
+            raise NotLoaded("number", user=event.sender, event_type=event.type)
+        return NewEvent(
+            room_nid=change.room.room_nid,
+            event_nid=number,
+            event_id=encode_event_id(change.room.version, event.event_id),
+            type_nid=type_nid,
+            sender_nid=sender_nid,
+            slot_nid=self._slot_number(event),
+            depth=event.depth,
+            origin_server_ts=event.origin_server_ts,
+            state_before=state and state[0],
+            state_after=state and state[1],
+            replaces=replaces,
+            flags=flags,
+            prev_events=parents,
+            auth_events=auth_events,
+            pdu=event.pdu_bytes,
+            room_state=room_state,
+        )
+
+    def _store(self, change: RoomChange, received: ReceivedEvent, row: NewEvent) -> NewEvent:
+        """Put the row into the change; return it as it will be stored."""
+        room = change.room
+        change.received.known_parents.append((room.room_nid, row.event_id))
+        for parent_id in received.missing_parents:
+            stored_id = encode_event_id(room.version, parent_id)
+            change.received.missing_parents.append(
+                MissingParent(room.room_nid, row.event_nid, stored_id)
+            )
+        if received.outlier is None:
+            change.event_rows.append(row)
+            return row
+        assert row.state_before is not None
+        assert row.state_after is not None
+        change.received.placed.append(
+            PlacedEvent(
+                row.room_nid,
+                row.event_nid,
+                row.state_before,
+                row.state_after,
+                row.replaces,
+                row.flags | HISTORICAL,
+                row.prev_events,
+                row.room_state,
+            )
+        )
+        return row
+
+    def _show(
+        self,
+        change: RoomChange,
+        received: ReceivedEvent,
+        found: TimelineEvent,
+        row: NewEvent,
+    ) -> None:
+        event = received.event
+        room = change.room
+        if received.outlier is None:
+            change.new_events.append(found)
+            relation = new_relation(room.version, event, row)
+            if relation is not None:
+                change.relation_rows.append(relation)
+        if received.redaction is not None:
+            change.redactions.append((found.event_nid, received.redaction.event_nid))
+        if received.redacted is not None:
+            change.redactions.append((received.redacted.event_nid, found.event_nid))
+            change.redaction_events.append((received.redacted, event))
+        elif event.redacts is not None:
+            try:
+                target_id = encode_event_id(room.version, event.redacts)
+            except ValueError:
+                return  # no event of this room version has such an id
+            change.received.waiting_redactions.append(
+                WaitingRedaction(room.room_nid, target_id, found.event_nid)
+            )
+
+
+def _node(event: Event, row: NewEvent) -> Node:
+    return Node(
+        event,
+        row.event_nid,
+        row.flags,
+        row.state_before,
+        row.state_after,
+        row.prev_events,
+        row.auth_events,
+    )
+
+
+def _as_shown(found: TimelineEvent) -> Event:
+    return redact_event(found.event) if found.is_redacted else found.event
