@@ -9,8 +9,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import psycopg2
 
@@ -21,8 +22,11 @@ from homeserver.logs import start_logging
 from homeserver.randomness import Randomness
 from homeserver.storage.embedded import EmbeddedPostgres, PostgresUnusable
 from homeserver.storage.migrations import MigrationRefused, migrate
+from homeserver.storage.ownership import DatabaseOwnership, DatabaseTaken
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _EXIT_CONFIG = 2
 _EXIT_START = 3
@@ -30,6 +34,9 @@ _EXIT_START = 3
 
 class StartRefused(Exception):
     """The message is one line that says what to do."""
+
+
+_REFUSALS = (StartRefused, SigningKeyUnusable, MigrationRefused, PostgresUnusable, DatabaseTaken)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigInvalid as error:
         print(error, file=sys.stderr)
         return _EXIT_CONFIG
-    except (StartRefused, SigningKeyUnusable, MigrationRefused, PostgresUnusable) as error:
+    except _REFUSALS as error:
         print(error, file=sys.stderr)
         return _EXIT_START
 
@@ -73,13 +80,21 @@ def _run(config: Config) -> int:
     postgres = _embedded(config)
     try:
         url = _database_url(config, postgres)
+        try:
+            ownership = _answered(DatabaseOwnership, url)
+        except DatabaseTaken:
+            postgres = None  # it serves the other process
+            raise
         applied = _migrated(config, url)
         for name in applied:
             logger.info("Applied migration name=%s", name)
         # The reactor is installed by the first import of it, so this comes last.
         from homeserver.process import run_server  # noqa: PLC0415
 
-        return run_server(config, url, signing_key, registrations, listening)
+        try:
+            return run_server(config, url, signing_key, registrations, listening)
+        finally:
+            ownership.release()
     finally:
         if postgres is not None:
             postgres.stop()
@@ -119,13 +134,23 @@ def _database_url(config: Config, postgres: EmbeddedPostgres | None) -> str:
 
 
 def _migrated(config: Config, url: str) -> list[str]:
+    return _answered(migrate, url, config.server.name)
+
+
+def _answered(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Ask the database something. Raises StartRefused when it does not answer."""
     try:
-        return migrate(url, config.server.name)
+        return ask(*args, **kwargs)
     except psycopg2.OperationalError as error:
+        cause = " ".join(str(error).split())
         raise StartRefused(
-            f"The database does not answer: {str(error).strip()}. Check database.url and that "
-            "PostgreSQL is running."
+            f"The database does not answer: {cause}. Check database.url and that PostgreSQL is "
+            "running."
         ) from error
+    except psycopg2.ProgrammingError as error:
+        if error.pgcode is not None:
+            raise
+        raise StartRefused(f"database.url: {' '.join(str(error).split())}.") from error
 
 
 def _check_data_directory(config: Config) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from homeserver.core.identifiers import ServerName
+from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS
 from homeserver.transport.decoding import DecodingFailed, decode
 
 
@@ -47,6 +48,8 @@ class ListenSection:
     """Port on 127.0.0.1 that serves Prometheus metrics at /metrics; null: none."""
     trust_forwarded_headers: bool = False
     """Believe X-Forwarded-For and X-Forwarded-Proto: only behind a proxy that sets them."""
+    access_token_in_query: bool = True
+    """Accept ?access_token=…, which ends up in the logs of proxies; old clients need it."""
     max_body_bytes: int = 10_485_760
     """Larger request bodies are refused (media uploads have a limit of their own)."""
     idle_timeout_seconds: int = 120
@@ -160,6 +163,9 @@ def _refuse_unsafe(file: Path, config: Config) -> None:
     problems = []
     if config.logging.level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         problems.append("logging.level must be DEBUG, INFO, WARNING or ERROR")
+    if config.server.default_room_version not in CREATABLE_ROOM_VERSIONS:
+        offered = ", ".join(CREATABLE_ROOM_VERSIONS)
+        problems.append(f"server.default_room_version must be one of {offered}")
     if config.database.threads < 1:
         problems.append("database.threads must be at least 1")
     if config.listen.trust_forwarded_headers and config.listen.address not in (

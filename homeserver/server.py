@@ -19,6 +19,7 @@ from homeserver.api.client.filters import FiltersAPI
 from homeserver.api.client.login import LoginAPI
 from homeserver.api.client.membership import MembershipAPI
 from homeserver.api.client.messages import MessagesAPI, TimelineAPI
+from homeserver.api.client.notifications import NotificationsAPI
 from homeserver.api.client.profiles import ProfilesAPI
 from homeserver.api.client.push_rules import PushRulesAPI
 from homeserver.api.client.receipts import ReceiptsAPI
@@ -35,11 +36,13 @@ from homeserver.clock import Clock
 from homeserver.config import Config
 from homeserver.core.signing import SigningKey
 from homeserver.engine.change_feed import ChangeFeed
+from homeserver.engine.change_writer import ChangeWriter
 from homeserver.engine.commit_loop import CommitLoop, Committed
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.notifier import Notifier
+from homeserver.engine.push_groups import PushGroups
 from homeserver.engine.room_change import RoomChanges
 from homeserver.engine.sent_transactions import SentTransactions
 from homeserver.engine.state_store import StateStore
@@ -63,6 +66,7 @@ from homeserver.services.filters import Filters
 from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.membership import Membership
 from homeserver.services.messages import Messages
+from homeserver.services.notifications import Notifications
 from homeserver.services.passwords import Passwords, Threads
 from homeserver.services.profile_propagation import ProfilePropagation
 from homeserver.services.profiles import Profiles
@@ -83,6 +87,7 @@ from homeserver.services.timeline import Timeline
 from homeserver.services.to_device import ToDevice
 from homeserver.services.typing import Typing
 from homeserver.services.ui_auth import UIAuth
+from homeserver.services.unread_counts import UnreadCounts
 from homeserver.storage import events, stream_epochs
 from homeserver.storage.database import Database
 from homeserver.transport.endpoint import Route, Router, routes
@@ -103,6 +108,10 @@ class Server:
     account_data_feed: ChangeFeed
     receipts_feed: ChangeFeed
     states: StateStore
+    dictionary: Dictionary
+    live_rooms: LiveRooms
+    changes: RoomChanges
+    commit_loop: CommitLoop
     user_rooms: UserRooms
     transactions: SentTransactions
     device_lists: DeviceLists
@@ -160,9 +169,15 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     user_rooms = UserRooms(database, live_rooms)
     changes = RoomChanges(server_name, signing_key, clock, dictionary, states, streams.events)
-    commit_loop = CommitLoop(database, live_rooms, changes, user_rooms, notifier, background)
+    account_data_feed = ChangeFeed(streams.account_data, background, notifier.wake)
+    push_rules = PushRules(database, account_data_feed, live_rooms.forget_push_rules)
+    push_groups = PushGroups(
+        server_name, database, live_rooms, dictionary, push_rules.list_rulesets
+    )
+    writer = ChangeWriter(database, push_groups)
+    commit_loop = CommitLoop(writer, live_rooms, changes, user_rooms, notifier, background)
     transactions = SentTransactions(database, clock)
-    author = EventAuthor(live_rooms, commit_loop, dictionary, transactions)
+    author = EventAuthor(live_rooms, commit_loop, dictionary, transactions, push_groups)
 
     rate_limits = RateLimits(
         clock,
@@ -211,11 +226,10 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     access = RoomAccess(database, live_rooms, user_rooms)
     timeline = Timeline(database, live_rooms, states, dictionary, access)
-    account_data_feed = ChangeFeed(streams.account_data, background, notifier.wake)
     receipts_feed = ChangeFeed(streams.receipts, background, notifier.wake)
-    push_rules = PushRules(database, account_data_feed)
     account_data = AccountData(database, account_data_feed, push_rules)
     receipts = Receipts(database, clock, receipts_feed, access, timeline, account_data)
+    unread_counts = UnreadCounts(database, live_rooms, streams.events, receipts_feed)
     typing = Typing(clock, streams.typing, access, notifier.wake)
     notifier.subscribe(typing.note_committed)
     filters = Filters(database)
@@ -239,7 +253,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         user_rooms,
         Waiting(notifier, clock),
         RoomParts(database, live_rooms, states, timeline, room_state, aggregations),
-        RoomExtras(account_data, receipts, typing),
+        RoomExtras(account_data, receipts, typing, unread_counts),
         UserParts(
             user_rooms,
             to_device,
@@ -294,6 +308,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             AccountDataAPI(account_data),
             RoomTagsAPI(account_data),
             PushRulesAPI(push_rules),
+            NotificationsAPI(Notifications(database, live_rooms, timeline)),
             ReceiptsAPI(receipts),
             TypingAPI(typing),
             FiltersAPI(filters),
@@ -315,6 +330,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         clock=clock,
         randomness=randomness,
         trust_forwarded=config.listen.trust_forwarded_headers,
+        token_in_query=config.listen.access_token_in_query,
     )
     return Server(
         root=root,
@@ -325,6 +341,10 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         account_data_feed=account_data_feed,
         receipts_feed=receipts_feed,
         states=states,
+        dictionary=dictionary,
+        live_rooms=live_rooms,
+        changes=changes,
+        commit_loop=commit_loop,
         user_rooms=user_rooms,
         transactions=transactions,
         device_lists=device_lists,

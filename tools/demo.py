@@ -22,7 +22,7 @@ from tools.demo_scenes import (
     show_two_people,
 )
 from tools.demo_story import Story
-from tools.stack import Stack, StackFailed, free_port
+from tools.stack import Stack, free_port
 
 
 def main() -> int:
@@ -54,10 +54,10 @@ async def _run(folder: Path, story: Story) -> bool:
     try:
         await asyncio.wait({telling, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if not telling.done():
+            print("\ninterrupted", flush=True)
             return False
-        telling.result()
-    except StackFailed as error:
-        story.fail(error)
+        if (error := telling.exception()) is not None:
+            story.fail(error)
     finally:
         for task in (telling, interrupted):
             task.cancel()

@@ -38,6 +38,7 @@ from tools.demo_hostile import (
 from tools.demo_hostile_server import Forgery, forge_events
 from tools.demo_scenes import BUNDLE, verify_bundle
 from tools.demo_stage import Draft, Stage, user_id_of
+from tools.stack import StackFailed
 
 _TARGET = "stolen.txt"
 
@@ -53,15 +54,21 @@ class Attacks:
     """With which she did."""
 
     async def show_all(self) -> None:
-        """Run every attack in turn."""
-        await self.say_approve()
-        await self.react()
-        await self.use_unsigned_device()
-        await self.relate_to_another_draft()
-        await self.rewrite_script()
-        await self.forge_in_database()
-        await self.replace_identity()
-        await self.approve_honestly()
+        """Try every attack, whatever became of the one before."""
+        for attack in (
+            self.say_approve,
+            self.react,
+            self.use_unsigned_device,
+            self.relate_to_another_draft,
+            self.rewrite_script,
+            self.forge_in_database,
+            self.replace_identity,
+            self.approve_honestly,
+        ):
+            try:
+                await attack()
+            except StackFailed as error:
+                self.stage.story.fail(error)
 
     async def say_approve(self) -> None:
         event_id = await self.stage.chat.send(
@@ -102,16 +109,16 @@ class Attacks:
         )
 
     async def replace_identity(self) -> None:
-        """A thief has carol's password and makes her a new identity, which signs his device."""
+        """A thief has bob's password and makes him a new identity, which signs his device."""
         stage = self.stage
-        await self._log_thief_in("carol")
-        password = (stage.stack.directory / "carol.password").read_text("utf-8")
-        await replace_identity(stage, "carol-thief", password)
+        await self._log_thief_in("bob")
+        password = (stage.stack.directory / "bob.password").read_text("utf-8")
+        await replace_identity(stage, "bob-thief", password)
         frozen = read_draft(stage, "alice-phone", self.target)
-        event_id = await approve_as_thief(stage, "carol-thief", frozen)
+        event_id = await approve_as_thief(stage, "bob-thief", frozen)
         await self._expect_refused(
-            "a thief with carol's password gives her account a new master key that signs his"
-            " device, and approves",
+            "a thief with bob's password gives the account a new master key, has it sign"
+            " his own device, and approves",
             event_id,
             "approver_frozen",
         )
@@ -141,7 +148,6 @@ class Attacks:
         stage.story.tell("the agent rewrites water.py while the draft is pending")
         ended = await stage.device("alice-phone", "approve", draft.draft_id, "--wait", "60")
         outcome = await stage.wait_for_end(draft)
-        answer = await stage.chat.wait_for_answer(draft.command, "Stopped")
         made = [name for name in ("watered.txt", "flooded.txt") if self._exists(name)]
         stage.story.expect(
             f"alice approves what she was shown; the gate looks again: {outcome}",
@@ -151,6 +157,7 @@ class Attacks:
             and not made,
             instead=f"{ended.printed}{ended.problems} {made}",
         )
+        answer = await stage.chat.wait_for_answer(draft.command, "Stopped")
         stage.story.tell(f"the bot says: {answer.splitlines()[0]}")
 
     async def forge_in_database(self) -> None:
@@ -193,15 +200,15 @@ class Attacks:
 
     async def approve_honestly(self) -> None:
         stage = self.stage
-        pending = await stage.list_pending("bob-phone")
+        pending = await stage.list_pending("alice-laptop")
         stage.story.expect(
-            "after all this, bob's phone shows the draft as the only pending one",
+            "after all this, alice's laptop shows the draft as the only pending one",
             holds=pending == [self.target.draft_id],
             instead=f"{pending}",
         )
-        ended = await stage.device("bob-phone", "approve", self.target.draft_id, "--wait", "60")
+        ended = await stage.device("alice-laptop", "approve", self.target.draft_id, "--wait", "60")
         stage.story.expect(
-            "and one honest co-signature of bob runs it",
+            "and one honest co-signature of alice runs it",
             holds=ended.code == 0 and self._exists(_TARGET),
             instead=ended.printed + ended.problems,
         )

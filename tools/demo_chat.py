@@ -45,7 +45,7 @@ class Chat:
         while text not in self.answers.get(command, ""):
             left = deadline - loop.time()
             if left <= 0:
-                said = self.answers.get(command, "nothing")
+                said = self.answers.get(command, "nothing").partition("\n")[0]
                 raise StackFailed(f"the bot does not say {text!r} in {seconds:.0f} s, but: {said}")
             await self._read(min(_POLL_MS, int(left * 1000)))
         return self.answers[command]

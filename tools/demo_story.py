@@ -1,6 +1,7 @@
 """What `make demo` prints: one step a line, and whether it went as expected."""
 
 import textwrap
+import traceback
 from dataclasses import dataclass, field
 
 from tools.stack import StackFailed
@@ -34,8 +35,11 @@ class Story:
         if instead:
             self.show(f"instead: {instead}")
 
-    def fail(self, error: StackFailed) -> None:
-        self.expect(f"{error}", holds=False)
+    def fail(self, error: BaseException) -> None:
+        """Take note of what ended the story before its time."""
+        if not isinstance(error, StackFailed):
+            traceback.print_exception(error)
+        self.expect(str(error) or type(error).__name__, holds=False)
 
     def summary(self) -> str:
         lines = [f"✗ {text}" for text in self.failed]

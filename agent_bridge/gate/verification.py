@@ -61,7 +61,7 @@ class Verifier:
         pins, revoked = self.approvers.pins(), self.approvers.revoked_keys()
         verified = verify_decision(cast.signed, draft.frozen, pins, revoked, now.wall_ms)  # 5 to 8
         if decision.verdict is Verdict.APPROVE:
-            pass
+            check_eligible(verified, draft.frozen, pins, revoked)  # 6
         check_time(draft.frozen.draft, draft.opened, now)  # 8
         check_seen_head(decision.receipt_head, self.receipts.own)
         return draft, verified

@@ -34,12 +34,23 @@ class ChangeFeed:
     def has_changed(self, key: str, after: int) -> bool:
         return after < self._known_from or self._last.get(key, 0) > after
 
-    async def write(self, key: str, transaction: Callable[[int], Awaitable[bool]]) -> bool:
-        """Run `transaction(position)`, which says whether anything changed; wake if so."""
+    @property
+    def current(self) -> int:
+        return self._stream.current
+
+    async def write(
+        self, key: str, transaction: Callable[[int], Awaitable[bool]], *, quietly: str | None = None
+    ) -> bool:
+        """Run `transaction(position)`, which says whether anything changed; wake if so.
+
+        quietly  another key that the change belongs to, for which nobody waits
+        """
 
         async def remembered(position: int) -> bool:
             # Before the commit: one whose answer gets lost may have happened.
             self._remember(key, position)
+            if quietly is not None:
+                self._remember(quietly, position)
             return await transaction(position)
 
         async def tell(has_changed: bool) -> None:  # noqa: FBT001 - the transaction's answer

@@ -20,25 +20,15 @@ from twisted.internet.defer import CancelledError, Deferred
 from homeserver.background import Background
 from homeserver.core.errors import EventMalformed, EventRejected
 from homeserver.core.identifiers import RoomID
+from homeserver.engine.change_writer import ChangeWriter, all_failed
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.notifier import Notifier
-from homeserver.engine.room_change import EventTemplate, ReceivedRows, RoomChange, RoomChanges
+from homeserver.engine.room_change import EventTemplate, RoomChange, RoomChanges
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
 from homeserver.metrics import COMMIT_BATCH
-from homeserver.storage import (
-    client_transactions,
-    event_graph,
-    events,
-    memberships,
-    relations,
-    rooms,
-    state_segments,
-)
-from homeserver.storage.database import Database
-from homeserver.storage.query import Txn
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +57,14 @@ class _Submission:
 class CommitLoop:
     def __init__(
         self,
-        database: Database,
+        writer: ChangeWriter,
         live_rooms: LiveRooms,
         changes: RoomChanges,
         user_rooms: UserRooms,
         notifier: Notifier[Committed],
         background: Background,
     ) -> None:
-        self._db = database
+        self._writer = writer
         self._live_rooms = live_rooms
         self._changes = changes
         self._user_rooms = user_rooms
@@ -135,9 +125,9 @@ class CommitLoop:
                 ready.append((submission, built))
         COMMIT_BATCH.observe(sum(len(built) for _, built in ready))
         self._live_rooms.pin(changes)
-        failed: Mapping[RoomID, Exception] = _all_failed(list(changes.values()), CancelledError())
+        failed: Mapping[RoomID, Exception] = all_failed(list(changes.values()), CancelledError())
         try:
-            failed = await self._write(list(changes.values()))  # 3
+            failed = await self._writer.write(list(changes.values()))  # 3
         finally:
             written = [change for room_id, change in changes.items() if room_id not in failed]
             self._changes.end_batch(max((c.last_position for c in written), default=0))
@@ -147,40 +137,6 @@ class CommitLoop:
             self._publish(written)  # 4
         for submission, built in ready:
             _answer(submission, built)
-
-    async def _write(self, changes: Sequence[RoomChange]) -> Mapping[RoomID, Exception]:
-        """Commit the changes in one transaction, and return which rooms' failed and why.
-
-        1. A lost connection may have been lost after the commit: the database is asked.
-        2. What the database refuses for what it says must not keep other rooms from being heard:
-           each room is then committed alone.
-        """
-        if not changes:
-            return {}
-        try:
-            await self._db.run(_write_txn, changes)
-        except DatabaseUnavailable as error:
-            return {} if await self._has_happened(changes) else _all_failed(changes, error)  # 1
-        except CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - told to those who wait, and logged there
-            if len(changes) == 1:
-                return _all_failed(changes, error)
-            failed: dict[RoomID, Exception] = {}
-            for change in changes:  # 2
-                failed |= await self._write([change])
-            return failed
-        return {}
-
-    async def _has_happened(self, changes: Sequence[RoomChange]) -> bool:
-        for change in changes:
-            if change.event_rows:
-                newest = change.event_rows[-1].event_nid
-                try:
-                    return await self._db.read(events.has_event, change.room.room_nid, newest)
-                except DatabaseUnavailable:
-                    return False
-        return False
 
     def _take(self) -> list[_Submission]:
         taken: list[_Submission] = []
@@ -265,37 +221,6 @@ class CommitLoop:
             self._live_rooms.weigh(change.room)  # now, as listeners look into the room
 
 
-def _all_failed(changes: Sequence[RoomChange], error: Exception) -> dict[RoomID, Exception]:
-    return {change.room.room_id: error for change in changes}
-
-
 def _answer(submission: _Submission, built: list[TimelineEvent]) -> None:
     if not submission.answer.called:
         submission.answer.callback(built)
-
-
-def _write_txn(txn: Txn, changes: Sequence[RoomChange]) -> None:
-    events.insert_events(txn, [row for change in changes for row in change.event_rows])
-    state_segments.insert_segments(txn, [row for change in changes for row in change.segments])
-    state_segments.append_changes(txn, [row for change in changes for row in change.growths])
-    rooms.upsert_heads(txn, [change.head() for change in changes if change.shown_up_to])
-    memberships.upsert_memberships(
-        txn, [row for change in changes for row in change.membership_rows]
-    )
-    relations.insert_relations(txn, [row for change in changes for row in change.relation_rows])
-    client_transactions.insert_transactions(
-        txn, [row for change in changes for row in change.transactions]
-    )
-    for change in changes:
-        _write_received(txn, change.received)
-        for target_nid, redaction_nid in change.redactions:
-            events.update_redacted_by(txn, change.room.room_nid, target_nid, redaction_nid)
-            relations.delete_relation(txn, change.room.room_nid, target_nid)
-
-
-def _write_received(txn: Txn, rows: ReceivedRows) -> None:
-    events.update_placed(txn, rows.placed)
-    event_graph.insert_missing_parents(txn, rows.missing_parents)
-    for room_nid, parent_id in rows.known_parents:
-        event_graph.delete_missing_parent(txn, room_nid, parent_id)
-    event_graph.insert_waiting_redactions(txn, rows.waiting_redactions)

@@ -14,6 +14,7 @@ from homeserver.engine.commit_loop import CommitLoop
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.not_loaded import NotLoaded
+from homeserver.engine.push_groups import PushGroups
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.sent_transactions import SentTransactions
 from homeserver.engine.timeline_event import TimelineEvent
@@ -30,11 +31,13 @@ class EventAuthor:
         commit_loop: CommitLoop,
         dictionary: Dictionary,
         transactions: SentTransactions,
+        push_groups: PushGroups,
     ) -> None:
         self._live_rooms = live_rooms
         self._commit_loop = commit_loop
         self._dictionary = dictionary
         self._transactions = transactions
+        self._push_groups = push_groups
 
     async def send(
         self,
@@ -110,6 +113,7 @@ class EventAuthor:
         await self._dictionary.ensure(users, [template.type for template in templates], slots)
         if members:
             await self._live_rooms.load_members(room, members)
+        await self._push_groups.load(room)
 
     async def _load(self, room_id: RoomID, missing: NotLoaded) -> None:
         if missing.slot is not None:

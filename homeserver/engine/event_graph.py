@@ -15,7 +15,7 @@ from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.storage import event_graph
 from homeserver.storage.database import Database
-from homeserver.storage.event_graph import GraphEvent
+from homeserver.storage.event_graph import GraphEvent, StatePlace
 from homeserver.storage.events import (
     OUTLIER,
     REJECTED,
@@ -121,6 +121,34 @@ class EventGraph:
             event_graph.list_citations, room.room_nid, list(numbers), above, limit
         ):
             graph.citations[row.event_nid] = row.auth_events
+
+    async def list_state_places(
+        self, room: LiveRoom, event_ids: Collection[EventID]
+    ) -> dict[EventID, StatePlace]:
+        """Return number, slot and flags of those of the events that are stored in this room."""
+        stored_ids = [_encode(room.version, event_id) for event_id in event_ids]
+        rows = await self._db.read(
+            event_graph.list_state_places, room.room_nid, [i for i in stored_ids if i is not None]
+        )
+        return {decode_event_id(room.version, row.event_id): row for row in rows}
+
+    async def has_child(self, room: LiveRoom, event_id: EventID) -> bool:
+        """Tell whether an event that is let in has named this unknown one as its parent."""
+        stored_id = _encode(room.version, event_id)
+        if stored_id is None:
+            return False
+        numbers = await self._db.read(event_graph.list_waiting_children, room.room_nid, stored_id)
+        children = await self.load_numbers(room, numbers)
+        return any(not child.is_hidden for child in children.values())
+
+    async def list_waiting_redactions(self, room: LiveRoom, event_id: EventID) -> list[Node]:
+        """Return the accepted redactions of this unknown event, the first one first."""
+        stored_id = _encode(room.version, event_id)
+        if stored_id is None:
+            return []
+        numbers = await self._db.read(event_graph.list_waiting_redactions, room.room_nid, stored_id)
+        found = await self.load_numbers(room, numbers)
+        return [found[number] for number in numbers if number in found]
 
     async def list_elsewhere(
         self, room: LiveRoom, event_ids: Iterable[EventID]

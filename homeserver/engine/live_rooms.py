@@ -18,6 +18,7 @@ from homeserver.core.power_levels import PowerLevels, power_levels_of
 from homeserver.core.relations import AGGREGATED, find_relation
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.core.state_map import REMOVED, State
+from homeserver.engine.audience import Audience
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.state_store import StateStore, Tail
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
@@ -102,12 +103,16 @@ class LiveRoom:
         self.last_event = 0
         self.awaited: dict[int, TimelineEvent] = {}
         """Events that a change under way needs, by number; loaded for it, forgotten after it."""
+        self.audience: Audience | None = None
+        """Loaded before the first event that might notify somebody."""
         self._event_bytes = 0
 
     @property
     def size(self) -> int:
         """Bytes of memory, roughly."""
-        return _BYTES_A_ROOM + _BYTES_A_MEMBER * len(self.members) + self._event_bytes
+        audience = 0 if self.audience is None else len(self.audience)
+        of_members = _BYTES_A_MEMBER * (len(self.members) + audience)
+        return _BYTES_A_ROOM + of_members + self._event_bytes
 
     def find_state(self, event_type: str, state_key: str = "") -> TimelineEvent | None:
         """Return a current state event; member events only if they are in memory."""
@@ -250,6 +255,24 @@ class LiveRooms:
         self._pinned: frozenset[RoomID] = frozenset()
         self._size = 0
         self._sizes: dict[RoomID, int] = {}
+        self.push_rule_changes = 0
+        """Grows with each, so that a read of push rules can tell whether one overtook it."""
+
+    def __iter__(self) -> Iterator[LiveRoom]:
+        """Least recently used first."""
+        return iter(self._rooms.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, roughly."""
+        return self._size
+
+    def forget_push_rules(self, user_id: UserID) -> None:
+        """They have changed: look them up before the next event of each of his rooms."""
+        self.push_rule_changes += 1
+        for room in self._rooms.values():
+            if room.audience is not None:
+                room.audience.forget_rules(user_id)
 
     def find_loaded(self, room_id: RoomID) -> LiveRoom | None:
         return self._rooms.get(room_id)

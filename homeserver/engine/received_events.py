@@ -63,7 +63,9 @@ class ReceivedEvent:
     outlier: Node | None
     """Set if it is stored already, without its place."""
     redacted: TimelineEvent | None
-    """For an m.room.redaction that may take effect: its target, if it has been seen."""
+    """For an m.room.redaction that takes effect: its target."""
+    target_is_unknown: bool
+    """For an m.room.redaction: it may take effect once its target is seen."""
     redaction: Node | None
     """An accepted redaction of this event that was there before it."""
 
@@ -155,16 +157,18 @@ class ReceivedEvents:
             number,
             state_before=state_before,
             state_after=state_after,
-            replaced=replaced and _as_shown(replaced),
-            redaction=received.redaction and received.redaction.event,
+            replaced=None if replaced is None else _as_shown(replaced),
+            redaction=None if received.redaction is None else received.redaction.event,
         )
         if not flags:
-            tips = self._tips_after(change, received, found)
-            if after is not None:  # 5
-                self._move(change, tips, after, found, is_placed=received.outlier is not None)
+            position = number
+            if received.outlier is not None:
+                position = change.moved_at = self._changes.allocate()
+            change.tips = self._tips_after(change, received, found)  # 5
+            if after is not None:
+                self._move(change, after, found, position)
             elif slot_nid is not None:
-                self._note_state(change, found)
-            change.tips = tips
+                self._note_state(change, found, position)
         row = self._row(  # 4
             change,
             event,
@@ -172,7 +176,7 @@ class ReceivedEvents:
             state=(state_before, state_after),
             flags=flags,
             auth_events=received.auth_events,
-            replaces=replaced and replaced.event_nid,
+            replaces=None if replaced is None else replaced.event_nid,
             parents=received.parents,
             room_state=None if change.tail.state_nid == state_after else change.tail.state_nid,
         )
@@ -240,21 +244,15 @@ class ReceivedEvents:
         return tuple(tips)
 
     def _move(
-        self,
-        change: RoomChange,
-        tips: Sequence[Tip],
-        after: Snapshot,
-        found: TimelineEvent,
-        *,
-        is_placed: bool,
+        self, change: RoomChange, after: Snapshot, found: TimelineEvent, position: int
     ) -> None:
         """Bring the current state to what the extremities resolve to.
 
-        `after` is the state after the event, which is one of them or below one.
+        `after` is the state after the event, which is an extremity or below one.
         """
         room = change.room
         branches: dict[int, State] = {}
-        for tip in tips:
+        for tip in change.tips:
             if tip.event_nid == found.event_nid:
                 branches[tip.state_nid] = after.state
                 continue
@@ -268,8 +266,6 @@ class ReceivedEvents:
         slots += before.keys() - resolved.keys()
         if not slots:
             return
-        if is_placed:
-            change.moved_at = self._changes.allocate()
         assert change.tail is not None
         changed = [(slot, resolved.get(slot, REMOVED)) for slot in slots]
         if resolved == after.state:
@@ -285,13 +281,16 @@ class ReceivedEvents:
             )
             change.add_state_row(state_row)
         change.state.update(changed)
-        self._note_changes(change, changed, found)
+        self._note_changes(change, changed, found, position)
 
     def _note_changes(
-        self, change: RoomChange, changed: Sequence[tuple[int, int]], found: TimelineEvent
+        self,
+        change: RoomChange,
+        changed: Sequence[tuple[int, int]],
+        found: TimelineEvent,
+        position: int,
     ) -> None:
         """Let what the current state has become take effect; members last, as they see the rest."""
-        position = change.moved_at or found.event_nid
         members: list[tuple[UserID, TimelineEvent | None]] = []
         unknown = [nid for nid, _ in changed if self._dictionary.find_slot_name(nid) is None]
         if unknown:
@@ -313,11 +312,11 @@ class ReceivedEvents:
             else:
                 self._changes.take_in_membership(change, member, position)
 
-    def _note_state(self, change: RoomChange, found: TimelineEvent) -> None:
+    def _note_state(self, change: RoomChange, found: TimelineEvent, position: int) -> None:
         event = found.event
         change.state_events[(event.type, event.state_key or "")] = found
         if event.type == MEMBER:
-            self._changes.take_in_membership(change, found, found.event_nid)
+            self._changes.take_in_membership(change, found, position)
 
     def _find_event(self, change: RoomChange, number: int) -> TimelineEvent:
         for found in (*change.new_events, *change.room.recent):
@@ -363,8 +362,8 @@ class ReceivedEvents:
             slot_nid=self._slot_number(event),
             depth=event.depth,
             origin_server_ts=event.origin_server_ts,
-            state_before=state and state[0],
-            state_after=state and state[1],
+            state_before=None if state is None else state[0],
+            state_after=None if state is None else state[1],
             replaces=replaces,
             flags=flags,
             prev_events=parents,
@@ -376,7 +375,7 @@ class ReceivedEvents:
     def _store(self, change: RoomChange, received: ReceivedEvent, row: NewEvent) -> NewEvent:
         """Put the row into the change; return it as it will be stored."""
         room = change.room
-        change.received.known_parents.append((room.room_nid, row.event_id))
+        change.received.now_known.append((room.room_nid, row.event_id))
         for parent_id in received.missing_parents:
             stored_id = encode_event_id(room.version, parent_id)
             change.received.missing_parents.append(
@@ -420,7 +419,7 @@ class ReceivedEvents:
         if received.redacted is not None:
             change.redactions.append((received.redacted.event_nid, found.event_nid))
             change.redaction_events.append((received.redacted, event))
-        elif event.redacts is not None:
+        elif received.target_is_unknown and event.redacts is not None:
             try:
                 target_id = encode_event_id(room.version, event.redacts)
             except ValueError:

@@ -13,6 +13,10 @@ from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
 
 
+class RemoteFailure(Exception):
+    """The server gave no answer, or none that makes sense."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateIDs:
     """The state before an event."""
@@ -50,3 +54,45 @@ class RemoteServer(Protocol):
         ...
 
     async def get_event(self, event_id: EventID) -> JsonObject: ...
+
+
+class CountedServer:
+    """A remote server that is asked a limited number of times: for one event, say."""
+
+    def __init__(self, server: RemoteServer, limit: int) -> None:
+        self._server = server
+        self._left = limit
+
+    def _count(self) -> None:
+        if not self._left:
+            raise RemoteFailure("too many requests would be needed")
+        self._left -= 1
+
+    async def get_missing_events(
+        self,
+        room_id: RoomID,
+        *,
+        earliest: Sequence[EventID],
+        latest: Sequence[EventID],
+        limit: int,
+    ) -> Sequence[JsonObject]:
+        self._count()
+        return await self._server.get_missing_events(
+            room_id, earliest=earliest, latest=latest, limit=limit
+        )
+
+    async def get_state_ids(self, room_id: RoomID, event_id: EventID) -> StateIDs:
+        self._count()
+        return await self._server.get_state_ids(room_id, event_id)
+
+    async def get_state(self, room_id: RoomID, event_id: EventID) -> StatePDUs:
+        self._count()
+        return await self._server.get_state(room_id, event_id)
+
+    async def get_event_auth(self, room_id: RoomID, event_id: EventID) -> Sequence[JsonObject]:
+        self._count()
+        return await self._server.get_event_auth(room_id, event_id)
+
+    async def get_event(self, event_id: EventID) -> JsonObject:
+        self._count()
+        return await self._server.get_event(event_id)

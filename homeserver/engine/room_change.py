@@ -19,6 +19,7 @@ from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.power_levels import power_levels_of
 from homeserver.core.signing import SigningKey
 from homeserver.core.state_map import REMOVED, State
+from homeserver.engine.audience import Notified
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip, next_member
 from homeserver.engine.not_loaded import NotLoaded
@@ -29,6 +30,7 @@ from homeserver.storage.client_transactions import NewTransaction
 from homeserver.storage.event_graph import MissingParent, WaitingRedaction
 from homeserver.storage.events import NewEvent, PlacedEvent, encode_event_id
 from homeserver.storage.memberships import NUMBERS, NewMembership
+from homeserver.storage.notifications import NewNotification
 from homeserver.storage.relations import NewRelation, new_relation
 from homeserver.storage.rooms import NewHead
 from homeserver.storage.state_segments import Growth, Segment
@@ -78,8 +80,8 @@ class ReceivedRows:
     placed: list[PlacedEvent]
     """Outliers that have found their place."""
     missing_parents: list[MissingParent]
-    known_parents: list[tuple[int, bytes]]
-    """(room, event id) of those that others named as parents before they were there."""
+    now_known: list[tuple[int, bytes]]
+    """(room, event id) of those that others may have named before they were there."""
     waiting_redactions: list[WaitingRedaction]
 
     def __bool__(self) -> bool:
@@ -89,7 +91,7 @@ class ReceivedRows:
         return ReceivedRows(
             [*self.placed],
             [*self.missing_parents],
-            [*self.known_parents],
+            [*self.now_known],
             [*self.waiting_redactions],
         )
 
@@ -114,6 +116,9 @@ class RoomChange:
         """(event number of the target, of the redaction)"""
         self.redaction_events: list[tuple[TimelineEvent, Event]] = []
         self.received = ReceivedRows([], [], [], [])
+        self.notified: list[Notified] = []
+        self.notification_rows: list[NewNotification] = []
+        self.has_old_notifications = False
         self.moved_at = 0
         """Position at which the current state changed without an event that is shown."""
 
@@ -203,6 +208,8 @@ class RoomChange:
                 room.set_state_event(found)
         for found in self.new_events:
             room.append_recent(found)
+        if room.audience is not None:
+            room.audience.append(self.notified)
         room.last_event = max(room.last_event, self.moved_at)
         for target, redaction in self.redaction_events:
             room.redact(target.event_nid, redaction, target.event.event_id)

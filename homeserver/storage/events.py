@@ -161,11 +161,15 @@ def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: i
 
 
 def max_event_nid(txn: Txn) -> int:
+    """One step into the primary key a room, so that a start does not grow with the events."""
     return fetch_value(
         txn,
         int,
-        "SELECT coalesce((SELECT max(last) FROM (SELECT max(event_nid) AS last FROM event_bytes"
-        " UNION ALL SELECT max(last_event) FROM room_heads) AS both_tables), 0)::bigint",
+        """
+        SELECT coalesce(max(last), 0)::bigint
+          FROM rooms CROSS JOIN LATERAL
+               (SELECT event_nid AS last FROM events WHERE events.room_nid = rooms.room_nid
+                 ORDER BY event_nid DESC LIMIT 1) AS newest""",
     )
 
 

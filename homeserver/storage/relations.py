@@ -204,7 +204,7 @@ def list_descendants(
         txn,
         int,
         """
-        WITH RECURSIVE wanted AS (
+        WITH RECURSIVE wanted AS NOT MATERIALIZED (
             SELECT room_nid, child_nid, parent_id, depth FROM event_relations
              WHERE room_nid = %(room)s
                AND (%(any_rel_type)s OR rel_type = %(rel_type)s)
@@ -255,36 +255,47 @@ def list_threads(
 ) -> list[StoredThread]:
     """Newest reply first: the threads whose newest reply that the reader sees is up to `up_to`.
 
-    What itself relates to an event is no root.
+    1. From reply to older reply, each of another thread than all before; PostgreSQL makes no more
+       of them than the limit asks for, and gives them in the order it makes them.
+    2. A thread with a reply after `up_to` is not for this page.
+    3. What itself relates to an event is no root.
     """
     rows = list_tuples(
         txn,
         """
-        WITH visible AS (
-            SELECT * FROM event_relations
+        WITH RECURSIVE replies AS NOT MATERIALIZED (
+            SELECT depth, child_nid, parent_id FROM event_relations
              WHERE room_nid = %(room)s AND rel_type = 'm.thread'
                AND child_nid BETWEEN %(from)s AND %(to)s
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
-                                             WHERE user_id = ANY(%(ignored)s))))
-        SELECT root.event_nid, reply.depth, reply.child_nid
-          FROM visible AS reply
-          JOIN events AS root ON root.event_id = reply.parent_id AND root.room_nid = %(room)s
-         WHERE (reply.depth, reply.child_nid) <= %(up_to)s
-           AND NOT EXISTS (
-               SELECT FROM visible AS newer
-                WHERE newer.parent_id = reply.parent_id
-                  AND (newer.depth, newer.child_nid) > (reply.depth, reply.child_nid))
-           AND NOT EXISTS (
-               SELECT FROM event_relations AS own
-                WHERE own.room_nid = root.room_nid AND own.child_nid = root.event_nid)
+                                             WHERE user_id = ANY(%(ignored)s)))),
+        threads (depth, child_nid, parent_id, seen) AS (
+            (SELECT depth, child_nid, parent_id, ARRAY[parent_id] FROM replies
+              WHERE (depth, child_nid) <= %(up_to)s
+              ORDER BY depth DESC, child_nid DESC LIMIT 1)
+            UNION ALL
+            SELECT older.depth, older.child_nid, older.parent_id, seen || older.parent_id
+              FROM threads CROSS JOIN LATERAL (
+                   SELECT depth, child_nid, parent_id FROM replies
+                    WHERE (depth, child_nid) < (threads.depth, threads.child_nid)
+                      AND parent_id <> ALL (seen)
+                    ORDER BY depth DESC, child_nid DESC LIMIT 1) AS older),
+        me AS MATERIALIZED (SELECT user_nid FROM users WHERE user_id = %(reader)s)
+        SELECT root.event_nid, thread.depth, thread.child_nid
+          FROM threads AS thread CROSS JOIN LATERAL (
+               SELECT event_nid, sender_nid FROM events
+                WHERE event_id = thread.parent_id AND room_nid = %(room)s OFFSET 0) AS root
+         WHERE NOT EXISTS (SELECT FROM replies AS newer
+                            WHERE newer.parent_id = thread.parent_id
+                              AND (newer.depth, newer.child_nid) > %(up_to)s)
+           AND NOT EXISTS (SELECT FROM event_relations AS own
+                            WHERE own.room_nid = %(room)s AND own.child_nid = root.event_nid)
            AND (NOT %(only_participated)s OR EXISTS (
-               SELECT FROM users AS me
-                WHERE me.user_id = %(reader)s
-                  AND (me.user_nid = root.sender_nid OR EXISTS (
-                      SELECT FROM event_relations AS mine
-                       WHERE mine.room_nid = reply.room_nid AND mine.parent_id = reply.parent_id
-                         AND mine.rel_type = 'm.thread' AND mine.sender_nid = me.user_nid))))
-         ORDER BY reply.depth DESC, reply.child_nid DESC LIMIT %(limit)s""",
+               SELECT FROM me WHERE me.user_nid = root.sender_nid OR EXISTS (
+                   SELECT FROM event_relations AS mine
+                    WHERE mine.room_nid = %(room)s AND mine.parent_id = thread.parent_id
+                      AND mine.rel_type = 'm.thread' AND mine.sender_nid = me.user_nid)))
+         LIMIT %(limit)s""",
         {
             "room": room_nid,
             "reader": reader.user_id,
@@ -296,14 +307,10 @@ def list_threads(
             "limit": limit,
         },
     )
-    roots = {
-        stored.event_nid: stored
-        for stored in events.list_in_order(txn, room_nid, [row[0] for row in rows])
-    }
+    roots = events.list_in_order(txn, room_nid, [row[0] for row in rows])
     return [
-        StoredThread(roots[root_nid], (depth, child_nid))
-        for root_nid, depth, child_nid in rows
-        if root_nid in roots
+        StoredThread(root, (depth, child_nid))
+        for root, (_, depth, child_nid) in zip(roots, rows, strict=True)
     ]
 
 
@@ -314,7 +321,7 @@ def summarize_children(
     rows = list_tuples(
         txn,
         """
-        WITH visible AS (
+        WITH visible AS NOT MATERIALIZED (
             SELECT * FROM event_relations
              WHERE room_nid = %(room)s AND child_nid BETWEEN %(from)s AND %(to)s
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users

@@ -70,7 +70,16 @@ def append_changes(txn: Txn, growths: Sequence[Growth]) -> None:
 
 
 def max_segment_nid(txn: Txn) -> int:
-    return fetch_value(txn, int, "SELECT coalesce(max(segment_nid), 0)::bigint FROM state_segments")
+    """As `max_event_nid`, one step into the primary key a room."""
+    return fetch_value(
+        txn,
+        int,
+        """
+        SELECT coalesce(max(last), 0)::bigint
+          FROM rooms CROSS JOIN LATERAL
+               (SELECT segment_nid AS last FROM state_segments AS s
+                 WHERE s.room_nid = rooms.room_nid ORDER BY segment_nid DESC LIMIT 1) AS newest""",
+    )
 
 
 def find_segment(txn: Txn, room_nid: int, segment_nid: int) -> Segment | None:

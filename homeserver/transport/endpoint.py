@@ -69,7 +69,6 @@ class Declaration:
     """Further path templates for the same operation."""
     wire: Mapping[str, str]
     """Query parameter name in Python -> name on the wire, where snake case is not enough."""
-    max_body_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,6 @@ def endpoint(
     extra: str | None = None,
     also: Sequence[str] = (),
     wire: Mapping[str, str] | None = None,
-    max_body_bytes: int | None = None,
 ) -> Callable[
     [Callable[Concatenate[S, P], Awaitable[R]]], Callable[Concatenate[S, P], Awaitable[R]]
 ]:
@@ -128,7 +126,6 @@ def endpoint(
         extra,
         tuple(also),
         wire or {},
-        max_body_bytes,
     )
 
     def mark(

@@ -166,7 +166,10 @@ class Pipeline(Resource):
         clock: Clock,
         randomness: Randomness,
         trust_forwarded: bool,
+        token_in_query: bool,
     ) -> None:
+        """`token_in_query`: whether `?access_token=` is as good as the header."""
+        self._token_in_query = token_in_query
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted has no types here
         self._router = router
         self._authenticate = authenticate
@@ -304,7 +307,7 @@ class Pipeline(Resource):
     ) -> Requester | None:
         if auth is Auth.NONE:
             return None
-        token = _access_token(request, query)
+        token = _access_token(request, query if self._token_in_query else {})
         if token is None:
             if auth is Auth.OPTIONAL:
                 return None

@@ -9,7 +9,7 @@ from tests.homeserver import Reply, User
 _numbers = itertools.count(1)
 
 
-def relate(  # noqa: PLR0913 - each is one property of the event
+def relate(
     user: User,
     room_id: str,
     parent_id: str,

@@ -10,8 +10,8 @@ from homeserver.storage.query import execute
 from tests.api.relating import (
     children,
     get_event,
-    ignore,
     ids,
+    ignore,
     reacted,
     redact,
     relate,
@@ -30,9 +30,7 @@ def room_id(alice: User, bob: User) -> str:
 # --- listing
 
 
-def test_children_are_listed_newest_first_or_in_order(
-    alice: User, bob: User, room_id: str
-) -> None:
+def test_children_are_listed_newest_first_or_in_order(alice: User, bob: User, room_id: str) -> None:
     parent = alice.send(room_id, "parent")
     first = related(alice, room_id, parent, "m.reference")
     alice.send(room_id, "not related")
@@ -101,9 +99,7 @@ def test_a_page_begins_and_ends_at_tokens_of_other_operations(alice: User, room_
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": -1}, {"from": "x"}, {"to": "x"}])
-def test_a_query_without_sense_is_refused(
-    alice: User, room_id: str, query: dict[str, Any]
-) -> None:
+def test_a_query_without_sense_is_refused(alice: User, room_id: str, query: dict[str, Any]) -> None:
     parent = alice.send(room_id, "parent")
 
     reply = children(alice, room_id, parent, **query)

@@ -1,7 +1,7 @@
 import pytest
 
 from homeserver.core.room_versions import (
-    DEFAULT_ROOM_VERSION,
+    CREATABLE_ROOM_VERSIONS,
     ROOM_VERSIONS,
     EventIDFormat,
     StateResolution,
@@ -67,4 +67,4 @@ def test_depth_is_a_53_bit_integer_from_version_6_on() -> None:
 def test_an_unknown_version_is_not_found() -> None:
     assert find_room_version("11") is ROOM_VERSIONS["11"]
     assert find_room_version("org.example.v1") is None
-    assert DEFAULT_ROOM_VERSION.id == "12"
+    assert set(CREATABLE_ROOM_VERSIONS) <= set(ROOM_VERSIONS)

@@ -30,10 +30,15 @@ def now(coroutine: Any) -> Any:
 class Room:
     """A room whose state changes through the store, and a plain dictionary beside it."""
 
-    def __init__(self, database: InlineDatabase, room_id: str = "!a:hs.test") -> None:
+    def __init__(
+        self,
+        database: InlineDatabase,
+        room_id: str = "!a:hs.test",
+        store: StateStore | None = None,
+    ) -> None:
         self.database = database
         self.room_nid: int = now(_await(database.run(rooms.insert_room, room_id, "11")))
-        self.store = opened(database)
+        self.store = store or opened(database)
         self.tail, first = self.store.first_segment(self.room_nid)
         self.write(first)
         self.state: State = {}
@@ -125,8 +130,8 @@ def test_equal_states_have_equal_hashes_whatever_the_way_there(database: InlineD
 
 
 def test_segments_of_two_rooms_do_not_mix(database: InlineDatabase) -> None:
-    one, other = Room(database), Room(database, "!b:hs.test")
-    other.store = one.store
+    one = Room(database)
+    other = Room(database, "!b:hs.test", one.store)
     history = []
     for event in range(1, 400):
         room = (one, other)[event % 2]

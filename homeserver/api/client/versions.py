@@ -4,12 +4,11 @@ spec: client-server-api/#api-versions, #capabilities-negotiation, #server-discov
 """
 
 from homeserver.core.json_types import JsonObject
-from homeserver.core.room_versions import ROOM_VERSIONS
+from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS
 from homeserver.requester import Requester
 from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
 
 _SPEC_VERSIONS = [f"v1.{minor}" for minor in range(1, 20)]
-_OFFERED_ROOM_VERSIONS = ("11", "12")
 
 
 class VersionsAPI:
@@ -46,9 +45,7 @@ class VersionsAPI:
     )  # fmt: skip
     async def get_capabilities(self, requester: Requester) -> JsonObject:
         del requester  # the same for everybody
-        available: JsonObject = {
-            version: "stable" for version in ROOM_VERSIONS if version in _OFFERED_ROOM_VERSIONS
-        }
+        available: JsonObject = dict.fromkeys(CREATABLE_ROOM_VERSIONS, "stable")
         return {
             "capabilities": {
                 "m.room_versions": {

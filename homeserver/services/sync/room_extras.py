@@ -1,4 +1,7 @@
-"""What a sync tells of a room beside its events: typing, receipts, the user's account data."""
+"""What a sync tells of a room beside its events.
+
+Typing, receipts, the user's account data, and how much of the room is unread.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ from homeserver.services.account_data import AccountData
 from homeserver.services.receipts import Receipts
 from homeserver.services.sync.token import SyncToken
 from homeserver.services.typing import Typing
+from homeserver.services.unread_counts import UnreadCounts, render_unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +23,25 @@ class Extras:
     global_account_data: list[JsonObject] = field(default_factory=list)
     room_account_data: Mapping[RoomID, list[JsonObject]] = field(default_factory=dict)
     ephemeral: Mapping[RoomID, list[JsonObject]] = field(default_factory=dict)
+    read: Collection[RoomID] = ()
+    """Where the user has sent a receipt, so that his unread counts may have changed."""
 
     def rooms(self) -> set[RoomID]:
-        return {*self.room_account_data, *self.ephemeral}
+        return {*self.room_account_data, *self.ephemeral, *self.read}
 
 
 class RoomExtras:
-    def __init__(self, account_data: AccountData, receipts: Receipts, typing: Typing) -> None:
+    def __init__(
+        self,
+        account_data: AccountData,
+        receipts: Receipts,
+        typing: Typing,
+        unread_counts: UnreadCounts,
+    ) -> None:
         self._account_data = account_data
         self._receipts = receipts
         self._typing = typing
+        self._unread_counts = unread_counts
 
     async def collect(
         self,
@@ -71,7 +84,29 @@ class RoomExtras:
             [e for e in in_account if chosen.account_data.allows_event(str(e["type"]), None)],
             _chosen(in_rooms, chosen.room.account_data, chosen),
             _chosen(ephemeral, chosen.room.ephemeral, chosen),
+            [room_id for room_id, content in receipts.items() if _is_from(user_id, content)],
         )
+
+    async def unread(
+        self, user_id: UserID, rooms: Mapping[RoomID, int], chosen: SyncFilter
+    ) -> dict[RoomID, bytes]:
+        """Return the members of each room's object that count what is unread."""
+        apart = chosen.room.timeline.unread_thread_notifications
+        counts = await self._unread_counts.by_thread(user_id, rooms)
+        return {
+            room_id: orjson.dumps(render_unread(threads, apart=apart))[1:-1]
+            for room_id, threads in counts.items()
+        }
+
+
+def _is_from(user_id: UserID, content: JsonObject) -> bool:
+    """Tell whether a content of m.receipt has a receipt of the user."""
+    return any(
+        isinstance(of_kind, dict) and user_id in of_kind
+        for of_event in content.values()
+        if isinstance(of_event, dict)
+        for of_kind in of_event.values()
+    )
 
 
 def _chosen(

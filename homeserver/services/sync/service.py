@@ -16,7 +16,7 @@ import orjson
 
 from homeserver.clock import Clock, cancel_call
 from homeserver.core.filters import SyncFilter
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.commit_loop import Committed
 from homeserver.engine.notifier import Notifier
 from homeserver.engine.streams import Streams
@@ -159,6 +159,7 @@ class Sync:
             else {r.room_id for r in await self._user_rooms.moved_since(joined, since_events)}
         )
         with_extras = extras.rooms()
+        shown: dict[RoomID, tuple[int, bytes]] = {}
         for room in joined:
             has_extras = room.room_id in with_extras
             if room.room_id not in moved and not has_extras and not wanted.full_state:
@@ -176,7 +177,8 @@ class Sync:
             json += b',"account_data":' + render_events(
                 extras.room_account_data.get(room.room_id, ())
             )
-            sections["join"].append(_keyed(room.room_id, json))
+            shown[room.room_id] = (room.room_nid, json)
+        sections["join"] = await self._with_unread(user_id, shown, chosen)
         await self._other_rooms(wish, mine, sections)
         to_device = await self._user_parts.to_device(requester, since, now)
         parts = [b'{"next_batch":', orjson.dumps(str(replace(now, to_device=to_device.up_to)))]
@@ -209,6 +211,16 @@ class Sync:
                 b',"device_unused_fallback_key_types":', orjson.dumps(unused),
             ]  # fmt: skip
         return b"".join([*parts, b"}"]), is_empty
+
+    async def _with_unread(
+        self, user_id: UserID, shown: Mapping[RoomID, tuple[int, bytes]], chosen: SyncFilter
+    ) -> list[bytes]:
+        """Add the unread counts to joined rooms, given by number and JSON."""
+        rooms = {room_id: room_nid for room_id, (room_nid, _) in shown.items()}
+        unread = await self._room_extras.unread(user_id, rooms, chosen)
+        return [
+            _keyed(room_id, json + b"," + unread[room_id]) for room_id, (_, json) in shown.items()
+        ]
 
     async def _other_rooms(
         self, wish: Wish, mine: Sequence[RoomOfUser], sections: Mapping[str, list[bytes]]

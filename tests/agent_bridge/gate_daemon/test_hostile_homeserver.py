@@ -1,14 +1,17 @@
 """What a homeserver can forge, replay, move and rewrite; attack cases by number."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent_bridge.core.decision import DECISION_EVENT, Verdict, decision_content
 from agent_bridge.gate.sandbox_probe import SandboxReady
+from agent_bridge.matrix import DecryptedEvent
 from agent_bridge.matrix.json_fields import object_in
 from agent_bridge.matrix.transport import Request
+from homeserver.core.identifiers import EventID
 from homeserver.core.json_types import JsonObject
 from tests.agent_bridge.gate_daemon.stage import opened
 
@@ -117,6 +120,30 @@ def test_case_4_a_replayed_ciphertext_is_refused_also_after_a_restart(
 
             assert stage.approver.refusals == ["replayed", "replayed"]
             assert not stage.has_run()
+
+    asyncio.run(scenario())
+
+
+def test_case_4_the_gate_itself_remembers_what_it_decrypted(
+    tmp_path: Path, sandbox: SandboxReady
+) -> None:
+    """Were the client's own replay guard lost, the gate's store still tells."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path, sandbox) as stage:
+            frozen = await stage.draft()
+            await stage.decide(stage.approver, frozen, Verdict.DENY, work=False)
+            batch = await stage.gate.client.sync_once(0)
+            event = batch.rooms[stage.rooms.approvals].events[-1]
+            assert isinstance(event, DecryptedEvent)
+            await stage.let_gate_work()
+
+            again = replace(event, event_id=EventID("$again"))
+            stage.gate.countersigning.hear(again, stage.clock())
+            await stage.let_gate_work()
+            await stage.read_all()
+
+            assert stage.approver.refusals == ["replayed"]
 
     asyncio.run(scenario())
 

@@ -1,0 +1,100 @@
+"""Writing the changes of rooms: what a group commit writes, in one transaction."""
+
+from collections.abc import Mapping, Sequence
+
+from twisted.internet.defer import CancelledError
+
+from homeserver.core.identifiers import RoomID
+from homeserver.engine.push_groups import KEPT_ROWS, PushGroups
+from homeserver.engine.room_change import ReceivedRows, RoomChange
+from homeserver.errors import DatabaseUnavailable
+from homeserver.storage import (
+    client_transactions,
+    event_graph,
+    events,
+    memberships,
+    notifications,
+    relations,
+    rooms,
+    state_segments,
+)
+from homeserver.storage.database import Database
+from homeserver.storage.query import Txn
+
+
+class ChangeWriter:
+    def __init__(self, database: Database, push_groups: PushGroups) -> None:
+        self._db = database
+        self._push_groups = push_groups
+
+    async def write(self, changes: Sequence[RoomChange]) -> Mapping[RoomID, Exception]:
+        """Commit the changes in one transaction, and return which rooms' failed and why.
+
+        1. A lost connection may have been lost after the commit: the database is asked.
+        2. What the database refuses for what it says must not keep other rooms from being heard:
+           each room is then committed alone.
+        """
+        if not changes:
+            return {}
+        try:
+            await self._push_groups.judge(changes)
+            await self._db.run(_write_txn, changes)
+        except DatabaseUnavailable as error:
+            return {} if await self._has_happened(changes) else all_failed(changes, error)  # 1
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to those who wait, and logged there
+            if len(changes) == 1:
+                return all_failed(changes, error)
+            failed: dict[RoomID, Exception] = {}
+            for change in changes:  # 2
+                failed |= await self.write([change])
+            return failed
+        return {}
+
+    async def _has_happened(self, changes: Sequence[RoomChange]) -> bool:
+        for change in changes:
+            if change.event_rows:
+                newest = change.event_rows[-1].event_nid
+                try:
+                    return await self._db.read(events.has_event, change.room.room_nid, newest)
+                except DatabaseUnavailable:
+                    return False
+        return False
+
+
+def all_failed(changes: Sequence[RoomChange], error: Exception) -> dict[RoomID, Exception]:
+    return {change.room.room_id: error for change in changes}
+
+
+def _write_txn(txn: Txn, changes: Sequence[RoomChange]) -> None:
+    events.insert_events(txn, [row for change in changes for row in change.event_rows])
+    state_segments.insert_segments(txn, [row for change in changes for row in change.segments])
+    state_segments.append_changes(txn, [row for change in changes for row in change.growths])
+    rooms.upsert_heads(txn, [change.head() for change in changes if change.shown_up_to])
+    memberships.upsert_memberships(
+        txn, [row for change in changes for row in change.membership_rows]
+    )
+    relations.insert_relations(txn, [row for change in changes for row in change.relation_rows])
+    client_transactions.insert_transactions(
+        txn, [row for change in changes for row in change.transactions]
+    )
+    notifications.insert_notifications(
+        txn, [row for change in changes for row in change.notification_rows]
+    )
+    for change in changes:
+        if change.has_old_notifications:
+            notifications.delete_old(txn, change.room.room_nid, KEPT_ROWS)
+        _write_received(txn, change.received)
+        for target_nid, redaction_nid in change.redactions:
+            events.update_redacted_by(txn, change.room.room_nid, target_nid, redaction_nid)
+            relations.delete_relation(txn, change.room.room_nid, target_nid)
+
+
+def _write_received(txn: Txn, rows: ReceivedRows) -> None:
+    events.update_placed(txn, rows.placed)
+    event_graph.insert_missing_parents(txn, rows.missing_parents)
+    for room_nid, event_id in rows.now_known:
+        event_graph.delete_missing_parent(txn, room_nid, event_id)
+        event_graph.delete_waiting_redactions(txn, room_nid, event_id)
+    event_graph.insert_waiting_redactions(txn, rows.waiting_redactions)

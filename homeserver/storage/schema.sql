@@ -1,0 +1,764 @@
+-- Generated from the migrations by pg_dump: python -m tests.storage.regenerate_schema
+
+
+CREATE TABLE public.access_tokens (
+    token_hash bytea NOT NULL,
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    expires_ts bigint,
+    replaces bytea
+);
+
+COMMENT ON COLUMN public.access_tokens.token_hash IS 'SHA-256: who reads this table cannot use the tokens';
+
+COMMENT ON COLUMN public.access_tokens.expires_ts IS 'null: never. An expired row stays, to tell a soft logout from an unknown token';
+
+COMMENT ON COLUMN public.access_tokens.replaces IS 'the refresh token it was given for, until its first use spends that one';
+
+CREATE TABLE public.account_data (
+    user_nid bigint NOT NULL,
+    room_id text NOT NULL COLLATE pg_catalog."C",
+    type text NOT NULL COLLATE pg_catalog."C",
+    content text NOT NULL,
+    "position" bigint NOT NULL
+)
+WITH (fillfactor='80');
+
+COMMENT ON COLUMN public.account_data.room_id IS 'empty: global. Text, not a number: invited users tag rooms this server does not know';
+
+COMMENT ON COLUMN public.account_data.content IS 'JSON text, not jsonb: any JSON string is a legal value, with U+0000 too';
+
+COMMENT ON COLUMN public.account_data."position" IS 'in the stream account_data, of the last change';
+
+CREATE TABLE public.accounts (
+    user_nid bigint NOT NULL,
+    password_hash text,
+    is_admin boolean DEFAULT false NOT NULL,
+    appservice_id text,
+    created_ts bigint NOT NULL,
+    deactivated_ts bigint
+);
+
+COMMENT ON COLUMN public.accounts.password_hash IS 'argon2id in PHC format; null: nobody can log in with a password';
+
+COMMENT ON COLUMN public.accounts.appservice_id IS 'the application service that made the account; null: a person did';
+
+COMMENT ON COLUMN public.accounts.deactivated_ts IS 'null: active. The row stays for ever, so that nobody can take the name again';
+
+CREATE TABLE public.applied_migrations (
+    number integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.appservice_cursors (
+    appservice_id text NOT NULL COLLATE pg_catalog."C",
+    delivered bigint NOT NULL,
+    sending bigint
+);
+
+COMMENT ON TABLE public.appservice_cursors IS 'How far each application service has been told; no copies of events are kept';
+
+COMMENT ON COLUMN public.appservice_cursors.delivered IS 'event_nid of the newest event it has acknowledged, or that did not interest it';
+
+COMMENT ON COLUMN public.appservice_cursors.sending IS 'event_nid of the newest event of the transaction under way: a repetition must carry the same events under the same id';
+
+CREATE TABLE public.client_transactions (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    txn_id text NOT NULL COLLATE pg_catalog."C",
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    created_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.client_transactions IS 'Makes a repeated send answer the first event id, also after a restart; kept 24 hours';
+
+CREATE TABLE public.cross_signing_keys (
+    user_nid bigint NOT NULL,
+    usage text NOT NULL,
+    public_key text NOT NULL COLLATE pg_catalog."C",
+    key bytea NOT NULL,
+    CONSTRAINT cross_signing_keys_usage_check CHECK ((usage = ANY (ARRAY['master'::text, 'self_signing'::text, 'user_signing'::text])))
+);
+
+COMMENT ON COLUMN public.cross_signing_keys.key IS 'canonical JSON as uploaded, without unsigned';
+
+CREATE TABLE public.device_keys (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    keys bytea NOT NULL
+);
+
+COMMENT ON TABLE public.device_keys IS 'No cascade: whoever deletes a device learns here whether it had keys that others must hear of';
+
+COMMENT ON COLUMN public.device_keys.keys IS 'canonical JSON as uploaded, without unsigned';
+
+CREATE TABLE public.device_list_changes (
+    user_nid bigint NOT NULL,
+    "position" bigint NOT NULL,
+    is_pending boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.device_list_changes IS 'The last change of each user''s device or cross-signing keys';
+
+COMMENT ON COLUMN public.device_list_changes.is_pending IS 'a change was committed that has no position yet; it gets one right after, or at the next start';
+
+CREATE TABLE public.devices (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    display_name text,
+    last_seen_ts bigint,
+    last_seen_ip text
+)
+WITH (fillfactor='80');
+
+COMMENT ON COLUMN public.devices.last_seen_ts IS 'written at most every five minutes';
+
+CREATE TABLE public.event_bytes (
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    pdu bytea NOT NULL
+);
+
+COMMENT ON COLUMN public.event_bytes.pdu IS 'canonical JSON exactly as signed: reused for federation, never re-serialised';
+
+CREATE TABLE public.event_relations (
+    room_nid bigint NOT NULL,
+    child_nid bigint NOT NULL,
+    parent_id bytea NOT NULL,
+    rel_type text NOT NULL COLLATE pg_catalog."C",
+    type_nid integer NOT NULL,
+    sender_nid bigint NOT NULL,
+    depth bigint NOT NULL,
+    origin_server_ts bigint NOT NULL,
+    annotation_key bytea,
+    can_replace boolean NOT NULL
+);
+
+COMMENT ON TABLE public.event_relations IS 'Children and their parents, by m.relates_to; written with the child, deleted with its redaction, which takes the relation away. The rest is copied from events so that children can be chosen and ordered by index alone';
+
+COMMENT ON COLUMN public.event_relations.parent_id IS 'as in events.event_id; not a number, because a child may come before its parent, or name one that never comes';
+
+COMMENT ON COLUMN public.event_relations.annotation_key IS 'UTF-8, of an m.annotation; bytes, because it may hold a NUL';
+
+COMMENT ON COLUMN public.event_relations.can_replace IS 'the child by itself is a valid m.replace; sender and type must still be those of the parent';
+
+CREATE TABLE public.event_types (
+    type_nid integer NOT NULL,
+    type text NOT NULL COLLATE pg_catalog."C"
+);
+
+ALTER TABLE public.event_types ALTER COLUMN type_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.event_types_type_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.events (
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    event_id bytea NOT NULL,
+    type_nid integer NOT NULL,
+    sender_nid bigint NOT NULL,
+    slot_nid bigint,
+    depth bigint NOT NULL,
+    origin_server_ts bigint NOT NULL,
+    state_before bigint,
+    state_after bigint,
+    replaces bigint,
+    redacted_by bigint,
+    flags smallint DEFAULT 0 NOT NULL,
+    prev_events bigint[] NOT NULL,
+    auth_events bigint[] NOT NULL,
+    room_state bigint
+);
+
+COMMENT ON COLUMN public.events.event_nid IS 'assigned in commit order by the server: the position in the events stream';
+
+COMMENT ON COLUMN public.events.event_id IS 'the 32-byte hash from room version 3 on; the text before';
+
+COMMENT ON COLUMN public.events.slot_nid IS 'null: not a state event';
+
+COMMENT ON COLUMN public.events.state_before IS 'null: outlier, whose place in the room is not known';
+
+COMMENT ON COLUMN public.events.state_after IS 'equal to state_before but for accepted state events';
+
+COMMENT ON COLUMN public.events.replaces IS 'event_nid that held the slot before';
+
+COMMENT ON COLUMN public.events.flags IS 'bits: 1 outlier, 2 rejected, 4 soft-failed, 8 historical (not in the stream)';
+
+COMMENT ON COLUMN public.events.prev_events IS 'known parents only; unknown ones are in missing_parents';
+
+COMMENT ON COLUMN public.events.room_state IS 'state id of the room''s current state once the event was in; null: state_after, as in a room without forks';
+
+CREATE TABLE public.fallback_keys (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    algorithm text NOT NULL COLLATE pg_catalog."C",
+    key_id text NOT NULL COLLATE pg_catalog."C",
+    is_used boolean DEFAULT false NOT NULL,
+    key bytea NOT NULL
+);
+
+CREATE TABLE public.filters (
+    user_nid bigint NOT NULL,
+    filter_id text NOT NULL COLLATE pg_catalog."C",
+    filter_nid bigint NOT NULL,
+    definition text NOT NULL
+);
+
+COMMENT ON COLUMN public.filters.filter_id IS 'hash of the definition: equal filters of a user are one';
+
+COMMENT ON COLUMN public.filters.filter_nid IS 'tells the oldest filter of a user, which goes when there are too many';
+
+ALTER TABLE public.filters ALTER COLUMN filter_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.filters_filter_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.invite_states (
+    user_nid bigint NOT NULL,
+    room_nid bigint NOT NULL,
+    state bytea NOT NULL
+);
+
+COMMENT ON TABLE public.invite_states IS 'Stripped state shown to a user who is invited or has knocked, as a JSON array';
+
+CREATE TABLE public.key_signatures (
+    target_nid bigint NOT NULL,
+    target_key text NOT NULL COLLATE pg_catalog."C",
+    signer_nid bigint NOT NULL,
+    signer_key text NOT NULL COLLATE pg_catalog."C",
+    "position" bigint NOT NULL,
+    signature text NOT NULL
+);
+
+COMMENT ON TABLE public.key_signatures IS 'Verified signatures that came after the key. Those of a user on his own keys are for everybody, others for the signer alone';
+
+COMMENT ON COLUMN public.key_signatures.target_key IS 'device id, or public part of a master key';
+
+COMMENT ON COLUMN public.key_signatures.signer_key IS 'public part of a cross-signing key, or device id';
+
+COMMENT ON COLUMN public.key_signatures."position" IS 'in the device_lists stream';
+
+CREATE TABLE public.missing_parents (
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    parent_id bytea NOT NULL
+);
+
+CREATE TABLE public.notifications (
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    part smallint NOT NULL,
+    users bigint[],
+    sender_nid bigint NOT NULL,
+    thread_id text NOT NULL COLLATE pg_catalog."C",
+    is_mark boolean NOT NULL,
+    is_notify boolean NOT NULL,
+    is_highlight boolean NOT NULL,
+    actions text NOT NULL
+);
+
+COMMENT ON TABLE public.notifications IS 'What push rules said of the newest events of each room, for its local members; older rows are deleted, so counts are of these alone. Without rows an event notifies nobody and marks nothing as read';
+
+COMMENT ON COLUMN public.notifications.users IS 'null (part 0): everybody whom no other row of the event names';
+
+COMMENT ON COLUMN public.notifications.thread_id IS 'main, or the event id of the thread root';
+
+COMMENT ON COLUMN public.notifications.is_mark IS 'by sending the event its sender, who is local, has read the thread up to it';
+
+COMMENT ON COLUMN public.notifications.is_notify IS 'false: nothing is told, though everybody else may be';
+
+COMMENT ON COLUMN public.notifications.actions IS 'JSON text: the actions of the push rule that matched';
+
+CREATE TABLE public.one_time_keys (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    algorithm text NOT NULL COLLATE pg_catalog."C",
+    key_id text NOT NULL COLLATE pg_catalog."C",
+    upload_nid bigint NOT NULL,
+    is_claimed boolean DEFAULT false NOT NULL,
+    key bytea NOT NULL
+)
+WITH (fillfactor='80');
+
+COMMENT ON COLUMN public.one_time_keys.key_id IS 'without the algorithm';
+
+COMMENT ON COLUMN public.one_time_keys.is_claimed IS 'the newest claimed keys stay, so that a repeated upload cannot put one of them on offer again';
+
+COMMENT ON COLUMN public.one_time_keys.key IS 'canonical JSON';
+
+ALTER TABLE public.one_time_keys ALTER COLUMN upload_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.one_time_keys_upload_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.profile_fields (
+    user_nid bigint NOT NULL,
+    field text NOT NULL COLLATE pg_catalog."C",
+    value text NOT NULL
+);
+
+COMMENT ON COLUMN public.profile_fields.value IS 'JSON text, not jsonb: any JSON string is a legal value, with U+0000 too';
+
+CREATE TABLE public.public_rooms (
+    room_nid bigint NOT NULL
+);
+
+CREATE TABLE public.push_rules (
+    user_nid bigint NOT NULL,
+    ruleset text NOT NULL,
+    "position" bigint NOT NULL
+);
+
+COMMENT ON TABLE public.push_rules IS 'Users without a row have the predefined rules and no others';
+
+COMMENT ON COLUMN public.push_rules.ruleset IS 'JSON text: only what differs from the predefined rules, see core/push_rules.py';
+
+COMMENT ON COLUMN public.push_rules."position" IS 'in the stream account_data: clients see push rules as account data';
+
+CREATE TABLE public.receipts (
+    room_nid bigint NOT NULL,
+    user_nid bigint NOT NULL,
+    kind smallint NOT NULL,
+    thread_id text NOT NULL COLLATE pg_catalog."C",
+    event_nid bigint NOT NULL,
+    event_id bytea NOT NULL,
+    ts bigint NOT NULL,
+    "position" bigint NOT NULL
+)
+WITH (fillfactor='80');
+
+COMMENT ON TABLE public.receipts IS 'Up to where users have read. Commits need not be durable: a lost receipt is sent again';
+
+COMMENT ON COLUMN public.receipts.kind IS '1 m.read, 2 m.read.private';
+
+COMMENT ON COLUMN public.receipts.thread_id IS 'empty: unthreaded; else main or the event id of the thread root';
+
+COMMENT ON COLUMN public.receipts.event_id IS 'as in events; here too, so that reading receipts touches no event';
+
+COMMENT ON COLUMN public.receipts."position" IS 'in the stream receipts, of the last change';
+
+CREATE TABLE public.refresh_tokens (
+    token_hash bytea NOT NULL,
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    replaces bytea,
+    spent_ts bigint
+);
+
+COMMENT ON COLUMN public.refresh_tokens.replaces IS 'the refresh token it was given for, until its first use spends that one';
+
+COMMENT ON COLUMN public.refresh_tokens.spent_ts IS 'when a successor was used; shown again after that, the token was stolen';
+
+CREATE TABLE public.room_aliases (
+    alias text NOT NULL COLLATE pg_catalog."C",
+    room_nid bigint NOT NULL,
+    creator_nid bigint NOT NULL
+);
+
+CREATE TABLE public.room_heads (
+    room_nid bigint NOT NULL,
+    extremities bigint[] NOT NULL,
+    current_state bigint NOT NULL,
+    last_event bigint NOT NULL,
+    epoch bigint DEFAULT 0 NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE public.room_heads IS 'What moves with every event of a room; apart from rooms so that updates stay in their page';
+
+COMMENT ON COLUMN public.room_heads.extremities IS 'event_nids without a known child';
+
+COMMENT ON COLUMN public.room_heads.current_state IS 'state id after the extremities, see state_segments';
+
+COMMENT ON COLUMN public.room_heads.last_event IS 'event_nid of the newest event that clients may be shown';
+
+COMMENT ON COLUMN public.room_heads.epoch IS 'fencing: the owner process''s epoch at its last write';
+
+CREATE TABLE public.room_memberships (
+    user_nid bigint NOT NULL,
+    room_nid bigint NOT NULL,
+    membership smallint NOT NULL,
+    event_nid bigint NOT NULL,
+    joined_nid bigint,
+    left_nid bigint,
+    forgotten boolean DEFAULT false NOT NULL
+);
+
+COMMENT ON TABLE public.room_memberships IS 'Current membership by user: derived from room state, committed with it';
+
+COMMENT ON COLUMN public.room_memberships.membership IS '1 join, 2 invite, 3 leave, 4 ban, 5 knock';
+
+COMMENT ON COLUMN public.room_memberships.joined_nid IS 'event_nid that began the last stay in the room; null: never joined';
+
+COMMENT ON COLUMN public.room_memberships.left_nid IS 'event_nid that ended the last stay; null: it has not ended, or there was none';
+
+CREATE TABLE public.rooms (
+    room_nid bigint NOT NULL,
+    room_id text NOT NULL COLLATE pg_catalog."C",
+    room_version text NOT NULL
+);
+
+ALTER TABLE public.rooms ALTER COLUMN room_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.rooms_room_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.server_identity (
+    only_row boolean DEFAULT true NOT NULL,
+    server_name text NOT NULL,
+    state_hash_key bytea DEFAULT (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) NOT NULL,
+    CONSTRAINT server_identity_only_row_check CHECK (only_row)
+);
+
+COMMENT ON COLUMN public.server_identity.state_hash_key IS 'secret key of the set hashes in state_segments';
+
+CREATE TABLE public.state_segments (
+    room_nid bigint NOT NULL,
+    segment_nid bigint NOT NULL,
+    parent_state bigint,
+    base_segment bigint NOT NULL,
+    checkpoint bytea,
+    changes bytea NOT NULL,
+    change_count smallint NOT NULL,
+    since_checkpoint integer NOT NULL,
+    state_hash bytea NOT NULL
+)
+WITH (fillfactor='70');
+ALTER TABLE ONLY public.state_segments ALTER COLUMN checkpoint SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE public.state_segments IS 'Room states as chains of changes. State id = segment_nid * 128 + n: the state after the first n changes of the segment. One row holds up to 127 changes, so a change costs its 16 bytes and little more; a full checkpoint is written only after changes in proportion to the state''s size';
+
+COMMENT ON COLUMN public.state_segments.parent_state IS 'the state that n = 0 stands for; null when the checkpoint says it';
+
+COMMENT ON COLUMN public.state_segments.base_segment IS 'the segment of this chain that has the checkpoint';
+
+COMMENT ON COLUMN public.state_segments.checkpoint IS 'packed by core/state_map.py: the full state at n = 0';
+
+COMMENT ON COLUMN public.state_segments.changes IS 'packed by core/state_map.py';
+
+COMMENT ON COLUMN public.state_segments.since_checkpoint IS 'changes between the base checkpoint and n = 0 of this segment';
+
+COMMENT ON COLUMN public.state_segments.state_hash IS 'keyed set hash of the state after all changes of the row';
+
+CREATE TABLE public.state_slots (
+    slot_nid bigint NOT NULL,
+    type_nid integer NOT NULL,
+    state_key text NOT NULL COLLATE pg_catalog."C"
+);
+
+COMMENT ON TABLE public.state_slots IS 'Dictionary of (type, state_key); shared by all rooms';
+
+ALTER TABLE public.state_slots ALTER COLUMN slot_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.state_slots_slot_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE SEQUENCE public.stream_epochs
+    START WITH 4294967296
+    INCREMENT BY 4294967296
+    MINVALUE 4294967296
+    NO MAXVALUE
+    CACHE 1;
+
+COMMENT ON SEQUENCE public.stream_epochs IS 'Each process takes one value and numbers its streams from there: clients'' tokens hold positions that no row remembers (of failed writes, of delivered messages), and none of them may come a second time';
+
+CREATE TABLE public.to_device_messages (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    "position" bigint NOT NULL,
+    message bytea NOT NULL
+);
+
+COMMENT ON COLUMN public.to_device_messages.message IS 'JSON as the device will see it';
+
+CREATE TABLE public.to_device_transactions (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    txn_hash bytea NOT NULL,
+    created_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.to_device_transactions IS 'Makes a repeated send do nothing, also after a restart; kept 24 hours';
+
+COMMENT ON COLUMN public.to_device_transactions.device_id IS 'empty for an application service without a device';
+
+COMMENT ON COLUMN public.to_device_transactions.txn_hash IS 'SHA-256 of event type and transaction id';
+
+CREATE TABLE public.users (
+    user_nid bigint NOT NULL,
+    user_id text NOT NULL COLLATE pg_catalog."C"
+);
+
+COMMENT ON TABLE public.users IS 'Dictionary of every user id ever seen, local or remote; accounts are in accounts';
+
+ALTER TABLE public.users ALTER COLUMN user_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.users_user_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.waiting_redactions (
+    room_nid bigint NOT NULL,
+    target_id bytea NOT NULL,
+    redaction_nid bigint NOT NULL
+);
+
+COMMENT ON TABLE public.waiting_redactions IS 'Accepted redactions whose target has not been seen; they take effect when it is';
+
+ALTER TABLE ONLY public.access_tokens
+    ADD CONSTRAINT access_tokens_pkey PRIMARY KEY (token_hash);
+
+ALTER TABLE ONLY public.account_data
+    ADD CONSTRAINT account_data_pkey PRIMARY KEY (user_nid, room_id, type);
+
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_pkey PRIMARY KEY (user_nid);
+
+ALTER TABLE ONLY public.applied_migrations
+    ADD CONSTRAINT applied_migrations_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY public.appservice_cursors
+    ADD CONSTRAINT appservice_cursors_pkey PRIMARY KEY (appservice_id);
+
+ALTER TABLE ONLY public.client_transactions
+    ADD CONSTRAINT client_transactions_pkey PRIMARY KEY (user_nid, device_id, txn_id, room_nid);
+
+ALTER TABLE ONLY public.cross_signing_keys
+    ADD CONSTRAINT cross_signing_keys_pkey PRIMARY KEY (user_nid, usage);
+
+ALTER TABLE ONLY public.device_keys
+    ADD CONSTRAINT device_keys_pkey PRIMARY KEY (user_nid, device_id);
+
+ALTER TABLE ONLY public.device_list_changes
+    ADD CONSTRAINT device_list_changes_pkey PRIMARY KEY (user_nid);
+
+ALTER TABLE ONLY public.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (user_nid, device_id);
+
+ALTER TABLE ONLY public.event_bytes
+    ADD CONSTRAINT event_bytes_pkey PRIMARY KEY (room_nid, event_nid);
+
+ALTER TABLE ONLY public.event_relations
+    ADD CONSTRAINT event_relations_pkey PRIMARY KEY (room_nid, child_nid);
+
+ALTER TABLE ONLY public.event_types
+    ADD CONSTRAINT event_types_pkey PRIMARY KEY (type_nid);
+
+ALTER TABLE ONLY public.event_types
+    ADD CONSTRAINT event_types_type_key UNIQUE (type);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (room_nid, event_nid);
+
+ALTER TABLE ONLY public.fallback_keys
+    ADD CONSTRAINT fallback_keys_pkey PRIMARY KEY (user_nid, device_id, algorithm);
+
+ALTER TABLE ONLY public.filters
+    ADD CONSTRAINT filters_pkey PRIMARY KEY (user_nid, filter_id);
+
+ALTER TABLE ONLY public.invite_states
+    ADD CONSTRAINT invite_states_pkey PRIMARY KEY (user_nid, room_nid);
+
+ALTER TABLE ONLY public.key_signatures
+    ADD CONSTRAINT key_signatures_pkey PRIMARY KEY (target_nid, target_key, signer_nid, signer_key);
+
+ALTER TABLE ONLY public.missing_parents
+    ADD CONSTRAINT missing_parents_pkey PRIMARY KEY (room_nid, event_nid, parent_id);
+
+ALTER TABLE ONLY public.notifications
+    ADD CONSTRAINT notifications_pkey PRIMARY KEY (room_nid, event_nid, part);
+
+ALTER TABLE ONLY public.one_time_keys
+    ADD CONSTRAINT one_time_keys_pkey PRIMARY KEY (user_nid, device_id, algorithm, key_id);
+
+ALTER TABLE ONLY public.profile_fields
+    ADD CONSTRAINT profile_fields_pkey PRIMARY KEY (user_nid, field);
+
+ALTER TABLE ONLY public.public_rooms
+    ADD CONSTRAINT public_rooms_pkey PRIMARY KEY (room_nid);
+
+ALTER TABLE ONLY public.push_rules
+    ADD CONSTRAINT push_rules_pkey PRIMARY KEY (user_nid);
+
+ALTER TABLE ONLY public.receipts
+    ADD CONSTRAINT receipts_pkey PRIMARY KEY (room_nid, user_nid, kind, thread_id);
+
+ALTER TABLE ONLY public.refresh_tokens
+    ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (token_hash);
+
+ALTER TABLE ONLY public.room_aliases
+    ADD CONSTRAINT room_aliases_pkey PRIMARY KEY (alias);
+
+ALTER TABLE ONLY public.room_heads
+    ADD CONSTRAINT room_heads_pkey PRIMARY KEY (room_nid);
+
+ALTER TABLE ONLY public.room_memberships
+    ADD CONSTRAINT room_memberships_pkey PRIMARY KEY (user_nid, room_nid);
+
+ALTER TABLE ONLY public.rooms
+    ADD CONSTRAINT rooms_pkey PRIMARY KEY (room_nid);
+
+ALTER TABLE ONLY public.rooms
+    ADD CONSTRAINT rooms_room_id_key UNIQUE (room_id);
+
+ALTER TABLE ONLY public.server_identity
+    ADD CONSTRAINT server_identity_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.state_segments
+    ADD CONSTRAINT state_segments_pkey PRIMARY KEY (room_nid, segment_nid);
+
+ALTER TABLE ONLY public.state_slots
+    ADD CONSTRAINT state_slots_pkey PRIMARY KEY (slot_nid);
+
+ALTER TABLE ONLY public.state_slots
+    ADD CONSTRAINT state_slots_type_nid_state_key_key UNIQUE (type_nid, state_key);
+
+ALTER TABLE ONLY public.to_device_messages
+    ADD CONSTRAINT to_device_messages_pkey PRIMARY KEY (user_nid, device_id, "position");
+
+ALTER TABLE ONLY public.to_device_transactions
+    ADD CONSTRAINT to_device_transactions_pkey PRIMARY KEY (user_nid, device_id, txn_hash);
+
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (user_nid);
+
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_user_id_key UNIQUE (user_id);
+
+ALTER TABLE ONLY public.waiting_redactions
+    ADD CONSTRAINT waiting_redactions_pkey PRIMARY KEY (room_nid, target_id, redaction_nid);
+
+CREATE INDEX access_tokens_device ON public.access_tokens USING btree (user_nid, device_id);
+
+CREATE INDEX account_data_changes ON public.account_data USING btree (user_nid, "position");
+
+CREATE INDEX client_transactions_age ON public.client_transactions USING btree (created_ts);
+
+CREATE INDEX device_list_changes_position ON public.device_list_changes USING btree ("position");
+
+CREATE INDEX event_relations_by_sender ON public.event_relations USING btree (room_nid, parent_id, sender_nid, rel_type, origin_server_ts);
+
+CREATE INDEX event_relations_children ON public.event_relations USING btree (room_nid, parent_id, rel_type, depth, child_nid) INCLUDE (sender_nid);
+
+CREATE INDEX event_relations_threads ON public.event_relations USING btree (room_nid, depth, child_nid) WHERE (rel_type = 'm.thread'::text);
+
+CREATE UNIQUE INDEX events_event_id ON public.events USING btree (event_id, room_nid);
+
+CREATE INDEX events_timeline ON public.events USING btree (room_nid, depth, event_nid);
+
+CREATE INDEX events_timestamp ON public.events USING btree (room_nid, origin_server_ts, event_nid);
+
+COMMENT ON INDEX public.events_timestamp IS 'for timestamp_to_event: senders choose the timestamp, so no other order tells of it';
+
+CREATE INDEX key_signatures_signer ON public.key_signatures USING btree (signer_nid, "position");
+
+CREATE INDEX missing_parents_parent ON public.missing_parents USING btree (parent_id);
+
+CREATE INDEX one_time_keys_next ON public.one_time_keys USING btree (user_nid, device_id, algorithm, upload_nid) WHERE (NOT is_claimed);
+
+CREATE INDEX receipts_changes ON public.receipts USING btree (room_nid, "position");
+
+CREATE INDEX refresh_tokens_device ON public.refresh_tokens USING btree (user_nid, device_id);
+
+CREATE INDEX room_aliases_room ON public.room_aliases USING btree (room_nid);
+
+CREATE INDEX room_memberships_room ON public.room_memberships USING btree (room_nid, membership);
+
+CREATE INDEX to_device_transactions_age ON public.to_device_transactions USING btree (created_ts);
+
+ALTER TABLE ONLY public.access_tokens
+    ADD CONSTRAINT access_tokens_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.account_data
+    ADD CONSTRAINT account_data_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.accounts
+    ADD CONSTRAINT accounts_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.cross_signing_keys
+    ADD CONSTRAINT cross_signing_keys_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.device_keys
+    ADD CONSTRAINT device_keys_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) DEFERRABLE INITIALLY DEFERRED;
+
+ALTER TABLE ONLY public.device_list_changes
+    ADD CONSTRAINT device_list_changes_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.devices
+    ADD CONSTRAINT devices_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.accounts(user_nid);
+
+ALTER TABLE ONLY public.fallback_keys
+    ADD CONSTRAINT fallback_keys_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.filters
+    ADD CONSTRAINT filters_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.one_time_keys
+    ADD CONSTRAINT one_time_keys_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.profile_fields
+    ADD CONSTRAINT profile_fields_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.accounts(user_nid);
+
+ALTER TABLE ONLY public.public_rooms
+    ADD CONSTRAINT public_rooms_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.push_rules
+    ADD CONSTRAINT push_rules_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.receipts
+    ADD CONSTRAINT receipts_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.receipts
+    ADD CONSTRAINT receipts_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.refresh_tokens
+    ADD CONSTRAINT refresh_tokens_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.room_aliases
+    ADD CONSTRAINT room_aliases_creator_nid_fkey FOREIGN KEY (creator_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.room_aliases
+    ADD CONSTRAINT room_aliases_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.room_heads
+    ADD CONSTRAINT room_heads_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.room_memberships
+    ADD CONSTRAINT room_memberships_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.room_memberships
+    ADD CONSTRAINT room_memberships_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.state_slots
+    ADD CONSTRAINT state_slots_type_nid_fkey FOREIGN KEY (type_nid) REFERENCES public.event_types(type_nid);
+
+ALTER TABLE ONLY public.to_device_messages
+    ADD CONSTRAINT to_device_messages_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;

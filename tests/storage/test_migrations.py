@@ -1,0 +1,103 @@
+"""Migrations: forward, once, whole, and refused where they do not fit."""
+
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from homeserver.storage import migrations
+from homeserver.storage.migrations import Migration, MigrationRefused, list_migrations, migrate
+from tests.storage.regenerate_schema import SCHEMA, dump_schema
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    connection = psycopg2.connect(postgres_url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE migration_test TEMPLATE template0 ENCODING 'UTF8'")
+        yield make_dsn(postgres_url, dbname="migration_test")
+        cursor.execute("DROP DATABASE migration_test WITH (FORCE)")
+    connection.close()
+
+
+def query(url: str, sql: str) -> list[tuple[object, ...]]:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+def test_all_migrations_are_applied_in_order_and_only_once(empty_database: str) -> None:
+    names = [migration.name for migration in list_migrations()]
+
+    assert migrate(empty_database, "a.test") == names
+    assert migrate(empty_database, "a.test") == []
+    stored = query(empty_database, "SELECT name FROM applied_migrations ORDER BY number")
+    assert [name for (name,) in stored] == names
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    found = list_migrations()
+
+    assert [migration.number for migration in found] == list(range(1, len(found) + 1))
+
+
+def test_each_migration_says_which_older_code_may_still_run() -> None:
+    for migration in list_migrations():
+        assert migration.sql.startswith("-- compatible-from: "), migration.name
+
+
+def test_a_migration_that_fails_leaves_nothing_and_the_ones_before_it(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Migration(1, "0001_good", "CREATE TABLE good (a integer)")
+    identity = Migration(
+        2, "0002_identity", "CREATE TABLE server_identity (server_name text NOT NULL)"
+    )
+    broken = Migration(3, "0003_broken", "CREATE TABLE broken (a integer); SELECT 1/0")
+    monkeypatch.setattr(migrations, "list_migrations", lambda: [good, identity, broken])
+
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        migrate(empty_database, "a.test")
+
+    tables = "SELECT relname FROM pg_class WHERE relname IN ('good', 'broken')"
+    assert query(empty_database, tables) == [("good",)]
+    assert query(empty_database, "SELECT count(*) FROM applied_migrations") == [(2,)]
+
+
+def test_a_migration_that_was_changed_after_it_was_applied_is_refused(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+    query(empty_database, "UPDATE applied_migrations SET checksum = 'x' WHERE number = 2")
+
+    with pytest.raises(MigrationRefused, match="applied with other content"):
+        migrate(empty_database, "a.test")
+
+
+def test_a_database_of_a_newer_version_is_refused(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+    query(
+        empty_database,
+        "INSERT INTO applied_migrations (number, name, checksum) VALUES (9999, 'later', 'x')",
+    )
+
+    with pytest.raises(MigrationRefused, match="does not know"):
+        migrate(empty_database, "a.test")
+
+
+def test_a_database_keeps_its_server_name(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+
+    with pytest.raises(MigrationRefused, match="belongs to the server a"):
+        migrate(empty_database, "b.test")
+
+
+def test_the_schema_file_is_what_the_migrations_make(postgres_url: str) -> None:
+    assert SCHEMA.read_text("utf-8") == dump_schema(postgres_url), (
+        "out of date: python -m tests.storage.regenerate_schema"
+    )
