@@ -239,7 +239,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     ignored_users = IgnoredUsers(account_data)
     relations = Relations(database, access, timeline, ignored_users)
     aggregations = Aggregations(database, live_rooms, ignored_users)
-    messages = Messages(author, access, timeline, relations)
+    messages = Messages(author, access, timeline, relations, directory)
     creation = RoomCreation(
         database,
         live_rooms,

@@ -1,4 +1,4 @@
-"""Fixtures for every test: one embedded PostgreSQL a session, one rolled-back transaction a test."""
+"""Fixtures for every test: a PostgreSQL for the session, a rolled-back transaction for each."""
 
 import tempfile
 from collections.abc import Iterator

@@ -154,7 +154,9 @@ class SimulatedServer:
             auth = [state[slot] for slot in wanted if slot in state]
         self.clock += 1
         if depth is None:
-            depth = max((graph.events[p].depth for p in parents if p in graph.events), default=0) + 1
+            depth = (
+                max((graph.events[p].depth for p in parents if p in graph.events), default=0) + 1
+            )
         return make_event(
             self.version,
             room_id=self.room_id,
@@ -172,7 +174,9 @@ class SimulatedServer:
             reference_hashes={i: reference_hash(e) for i, e in graph.events.items()},
         )
 
-    def send(self, event_type: str, sender: str, content: JsonObject | None = None, **more: Any) -> Event:
+    def send(
+        self, event_type: str, sender: str, content: JsonObject | None = None, **more: Any
+    ) -> Event:
         """Make an event and take it in."""
         event = self.make(event_type, sender, content, **more)
         self.graph.add(event)
@@ -216,7 +220,9 @@ class SimulatedServer:
         assert room_id == self.room_id
         self._asked("get_missing_events")
         seen = set(earliest) | set(latest)
-        pending = [p for i in latest if i in self.graph.events for p in self.graph.events[i].prev_events]
+        pending = [
+            p for i in latest if i in self.graph.events for p in self.graph.events[i].prev_events
+        ]
         found: list[EventID] = []
         while pending and len(found) < limit:
             event_id = pending.pop(0)

@@ -37,7 +37,7 @@ async def set_up(stack: Stack, story: Story) -> Stage:
     await asyncio.gather(*(_trust_gate(stack, person, gate) for person in PEOPLE))
     story.tell("each of them compares the gate's fingerprint and says `countersign trust-gate`")
     await stack.start_gate()  # 5
-    await asyncio.gather(*(_join(stack, person) for person in PEOPLE))  # 6
+    await asyncio.gather(*(stack.signer(f"{person}-phone", "sync") for person in PEOPLE))  # 6
     stage = Stage(stack, story, gate, await make_chat(stack, PEOPLE))
     await stage.start_watch()
     await _show_rooms(stage)
@@ -75,11 +75,6 @@ async def _log_in(stack: Stack, person: str) -> Keys:
 async def _trust_gate(stack: Stack, person: str, gate: dict[str, str]) -> None:
     for kind in KINDS:
         await stack.signer(f"{person}-{kind}", "trust-gate", GATE, gate["gate fingerprint"])
-
-
-async def _join(stack: Stack, person: str) -> None:
-    for kind in KINDS:
-        await stack.signer(f"{person}-{kind}", "sync")
 
 
 async def _show_rooms(stage: Stage) -> None:

@@ -5,7 +5,8 @@ an event does not exist; whoever does not find one loads it. Least recently used
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from homeserver.core.events import Event, restore_event
@@ -74,6 +75,11 @@ class _Graph:
             self.rejected.add(event_id)
         else:
             self.rejected.discard(event_id)
+
+    def remove(self, node: Node) -> None:
+        event_id = node.event.event_id
+        del self.by_id[event_id], self.by_nid[node.event_nid], self.events[event_id]
+        del self.citations[node.event_nid]
 
     def forget_events(self) -> None:
         self.by_id.clear()
@@ -193,6 +199,20 @@ class EventGraph:
     def add(self, room: LiveRoom, node: Node) -> None:
         """Take in an event after its commit."""
         self._graph(room).add(node)
+
+    @contextmanager
+    def including(self, room: LiveRoom, node: Node) -> Iterator[None]:
+        """Have an event here for a moment that has yet to be committed."""
+        graph = self._graph(room)
+        before = graph.by_id.get(node.event.event_id)
+        graph.add(node)
+        try:
+            yield
+        finally:
+            if before is None:
+                graph.remove(node)
+            else:
+                graph.add(before)
 
     def drop(self, room: LiveRoom) -> None:
         """Forget a room: after a failed commit the database alone knows."""

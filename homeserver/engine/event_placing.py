@@ -155,7 +155,7 @@ class EventPlacing:
         return await self._state_at.merge(room, branches)
 
     async def _is_allowed(self, room: LiveRoom, event: Event, before: Snapshot) -> bool:
-        auth = await self._state_at.authorizing(room, before.state, event)
+        auth = await self._state_at.load_authorizing(room, before.state, event)
         try:
             check_event_auth(event, auth)
         except EventRejected as refused:

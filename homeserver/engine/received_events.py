@@ -135,7 +135,7 @@ class ReceivedEvents:
         if received.before is None and not is_next:
             raise Moved("extremities")
         flags = REJECTED if received.is_rejected else 0
-        if not flags and not self._is_allowed_now(change, event):  # 2
+        if not flags and not self._is_allowed_now(change, received):  # 2
             flags = REJECTED if received.before is None else SOFT_FAILED
         number = (
             self._changes.allocate() if received.outlier is None else received.outlier.event_nid
@@ -166,7 +166,8 @@ class ReceivedEvents:
                 position = change.moved_at = self._changes.allocate()
             change.tips = self._tips_after(change, received, found)  # 5
             if after is not None:
-                self._move(change, after, found, position)
+                fresh = Node(event, number, 0, None, None, (), received.auth_events)
+                self._move(change, after, found, position, fresh)
             elif slot_nid is not None:
                 self._note_state(change, found, position)
         row = self._row(  # 4
@@ -188,7 +189,13 @@ class ReceivedEvents:
             states[state_before] = received.before.state
         return Taken(_node(event, row), states)
 
-    def _is_allowed_now(self, change: RoomChange, event: Event) -> bool:
+    def _is_allowed_now(self, change: RoomChange, received: ReceivedEvent) -> bool:
+        """Check an event by the current state.
+
+        NOTSPEC: the branch it comes by counts as part of the current state. Behind a gap, that
+        branch alone may know who has joined; what took rights away wins in the resolution.
+        """
+        event = received.event
         auth: dict[Slot, Event] = {}
         wanted = auth_types_of(
             change.room.version, event.type, event.sender, event.state_key, event.content
@@ -197,11 +204,13 @@ class ReceivedEvents:
             found = change.find_state(slot)
             if found is not None:
                 auth[slot] = found.event
-        try:
-            check_event_auth(event, auth)
-        except EventRejected:
+        if _is_allowed(event, auth):
+            return True
+        if received.before is None:
             return False
-        return True
+        room = change.room
+        resolved = self._state_at.resolve(room, [change.whole_state(), received.before.state])
+        return _is_allowed(event, self._state_at.authorizing(room, resolved, event))
 
     def _find_replaced(self, change: RoomChange, received: ReceivedEvent) -> TimelineEvent | None:
         """Return the state event that held the slot before, in the event's own branch."""
@@ -244,7 +253,12 @@ class ReceivedEvents:
         return tuple(tips)
 
     def _move(
-        self, change: RoomChange, after: Snapshot, found: TimelineEvent, position: int
+        self,
+        change: RoomChange,
+        after: Snapshot,
+        found: TimelineEvent,
+        position: int,
+        fresh: Node,
     ) -> None:
         """Bring the current state to what the extremities resolve to.
 
@@ -260,7 +274,7 @@ class ReceivedEvents:
             if state is None:
                 raise NotLoaded("state", graph=Wanted(states=[tip.state_nid]))
             branches[tip.state_nid] = state
-        resolved = self._state_at.resolve(room, list(branches.values()))
+        resolved = self._state_at.resolve_with(room, fresh, list(branches.values()))
         before = change.whole_state()
         slots = [slot for slot, nid in resolved.items() if before.get(slot) != nid]
         slots += before.keys() - resolved.keys()
@@ -439,6 +453,14 @@ def _node(event: Event, row: NewEvent) -> Node:
         row.prev_events,
         row.auth_events,
     )
+
+
+def _is_allowed(event: Event, auth: Mapping[Slot, Event]) -> bool:
+    try:
+        check_event_auth(event, auth)
+    except EventRejected:
+        return False
+    return True
 
 
 def _as_shown(found: TimelineEvent) -> Event:

@@ -7,8 +7,9 @@ Invariant: `resolve` gives what the algorithm gives over the whole graph, though
 the events in conflict, at what they cite, and at the state that authorizes them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from homeserver.core import state_resolution_v1, state_resolution_v2
 from homeserver.core.auth_events import auth_types_of
@@ -24,6 +25,7 @@ from homeserver.engine.live_rooms import LiveRoom, LiveRooms
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.state_store import Snapshot, StateStore
 
+T = TypeVar("T")
 _MAX_TRIES = 100
 _MAX_MAINLINE = 2_000
 _POWER_LEVELS = "m.room.power_levels"
@@ -63,16 +65,8 @@ class StateAtEvent:
                 for other in distinct
             ):
                 distinct.append(branch)
-        for _ in range(_MAX_TRIES):
-            try:
-                resolved = self.resolve(room, [branch.state for branch in distinct])
-                break
-            except NotLoaded as missing:
-                if missing.graph is None:
-                    raise
-                await self.load(room, missing.graph)
-        else:
-            raise NotLoaded("the room's graph does not stay in memory")
+        states = [branch.state for branch in distinct]
+        resolved = await self._loaded(room, lambda: self.resolve(room, states))
         return self.store(room, distinct, resolved)
 
     def store(self, room: LiveRoom, nearby: Sequence[Snapshot], state: State) -> Snapshot:
@@ -90,21 +84,44 @@ class StateAtEvent:
         tail, row = self._states.first_segment(room.room_nid)
         return Snapshot(tail, {}, (row,))
 
-    async def authorizing(self, room: LiveRoom, state: State, event: Event) -> dict[Slot, Event]:
-        """Return what of a state the authorization rules look at for an event."""
+    def authorizing(self, room: LiveRoom, state: State, event: Event) -> dict[Slot, Event]:
+        """Return what of a state the authorization rules look at. Raises NotLoaded."""
         wanted = auth_types_of(
             room.version, event.type, event.sender, event.state_key, event.content
         )
         slots = [_CREATE, *wanted]
-        await self._dictionary.ensure([], [], slots)
+        unknown = [slot for slot in slots if self._dictionary.find_slot(*slot) is None]
+        if unknown:
+            raise NotLoaded("slots", graph=Wanted(slots=unknown))
         numbers = [state.get(self._number_of(slot)) for slot in slots]
-        nodes = await self._graph.load_numbers(room, [n for n in numbers if n is not None])
+        nodes = self._graph.get_numbers(room, [n for n in numbers if n is not None])
         return {_slot_of(node): node.event for node in nodes.values()}
+
+    async def load_authorizing(
+        self, room: LiveRoom, state: State, event: Event
+    ) -> dict[Slot, Event]:
+        return await self._loaded(room, lambda: self.authorizing(room, state, event))
+
+    async def _loaded(self, room: LiveRoom, compute: Callable[[], T]) -> T:
+        """Compute something, with whatever it needs brought into memory."""
+        for _ in range(_MAX_TRIES):
+            try:
+                return compute()
+            except NotLoaded as missing:
+                if missing.graph is None:
+                    raise
+                await self.load(room, missing.graph)
+        raise NotLoaded("the room's graph does not stay in memory")
 
     def remember(self, room: LiveRoom, states: Mapping[int, State]) -> None:
         """Keep states that have been committed, by number."""
         for state_nid, state in states.items():
             self._states.remember(room.room_nid, state_nid, state)
+
+    def resolve_with(self, room: LiveRoom, fresh: Node, states: Sequence[State]) -> State:
+        """As `resolve`; the states may have in them one event that has yet to be committed."""
+        with self._graph.including(room, fresh):
+            return self.resolve(room, states)
 
     def resolve(self, room: LiveRoom, states: Sequence[State]) -> State:
         """Merge states by what is in memory.

@@ -148,3 +148,17 @@ class UserRooms:
             return [room for room in joined if positions.get(room.room_nid, 0) > position]
         last = await self._db.read(rooms.list_last_events, [room.room_nid for room in joined])
         return [room for room in joined if last.get(room.room_nid, 0) > position]
+
+    async def last_events(self, asked: Collection[RoomOfUser]) -> Mapping[int, int]:
+        """Return room number -> its newest event; from memory but for rooms not asked for yet.
+
+        Not to be altered; rooms that the server does not know are left out.
+        """
+        positions = self._room_positions
+        unknown = [room.room_nid for room in asked if room.room_nid not in positions]
+        if unknown:
+            found = await self._db.read(rooms.list_last_events, unknown)
+            positions = self._room_positions
+            for room_nid, position in found.items():
+                positions.setdefault(room_nid, position)
+        return positions

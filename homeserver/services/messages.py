@@ -3,11 +3,15 @@
 spec: client-server-api/#sending-events-to-a-room, #redactions, v1.19.
 """
 
+from collections.abc import Mapping
+
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
+from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from homeserver.services.directory import Directory
 from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
@@ -15,12 +19,18 @@ from homeserver.services.timeline import Timeline
 
 class Messages:
     def __init__(
-        self, author: EventAuthor, access: RoomAccess, timeline: Timeline, relations: Relations
+        self,
+        author: EventAuthor,
+        access: RoomAccess,
+        timeline: Timeline,
+        relations: Relations,
+        directory: Directory,
     ) -> None:
         self._author = author
         self._access = access
         self._timeline = timeline
         self._relations = relations
+        self._directory = directory
 
     async def send(
         self,
@@ -72,14 +82,13 @@ class Messages:
         origin_server_ts: int | None = None,
     ) -> EventID:
         """Set a state event; the current one is answered when nothing would change."""
-        room = await self._access.access_readable(sender, room_id)
+        room = (await self._access.access_readable(sender, room_id)).room
         if event_type == "m.room.create":
             raise Forbidden("A room is created only once")
         if event_type == "m.room.canonical_alias":
-            _check_canonical_alias(content)
+            await self._check_aliases(room, content)
         if event_type == "m.room.encryption":
             _check_encryption(content)
-        del room
         return await self._author.send(
             room_id,
             EventTemplate(
@@ -91,6 +100,21 @@ class Messages:
                 skip_if_unchanged=True,
             ),
         )
+
+    async def _check_aliases(self, room: LiveRoom, content: JsonObject) -> None:
+        """Refuse aliases that do not lead here, but for those that are named already."""
+        named_already = _named_in(room.find_content("m.room.canonical_alias"))
+        for alias in _named_in(content):
+            if alias is None or alias == "" or alias in named_already:
+                continue
+            if not isinstance(alias, str) or not alias.startswith("#"):
+                raise InvalidParam(f"{alias} in m.room.canonical_alias is not an alias")
+            try:
+                found = await self._directory.get_room_id(alias)
+            except NotFound:
+                found = None
+            if found != room.room_id:
+                raise BadRequest(f"{alias} does not lead to this room", errcode="M_BAD_ALIAS")
 
     async def redact(
         self,
@@ -131,9 +155,7 @@ def _check_encryption(content: JsonObject) -> None:
         raise BadRequest("m.room.encryption needs an algorithm")
 
 
-def _check_canonical_alias(content: JsonObject) -> None:
+def _named_in(content: Mapping[str, object]) -> list[object]:
+    """Return the alias and the alternative ones, whatever they are."""
     alternatives = content.get("alt_aliases", [])
-    aliases = [content.get("alias")] + (alternatives if isinstance(alternatives, list) else [])
-    for alias in aliases:
-        if alias is not None and (not isinstance(alias, str) or not alias.startswith("#")):
-            raise InvalidParam("m.room.canonical_alias names something that is not an alias")
+    return [content.get("alias"), *(alternatives if isinstance(alternatives, list) else [])]

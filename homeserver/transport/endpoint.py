@@ -11,7 +11,8 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from homeserver.core.json_types import JsonObject
@@ -146,9 +147,9 @@ def routes(apis: Sequence[object]) -> list[Route]:
     found = []
     for api in apis:
         for _, function in inspect.getmembers(type(api), inspect.isfunction):
-            declaration = getattr(function, _ATTRIBUTE, None)
-            if declaration is not None:
-                found.append(_route(api, function, declaration))
+            if hasattr(function, _ATTRIBUTE):
+                route = _route(function)
+                found.append(replace(route, call=route.call.__get__(api)))
     seen: dict[tuple[str, str], str] = {}
     for route in found:
         for path in (route.declaration.path, *route.declaration.also):
@@ -159,7 +160,10 @@ def routes(apis: Sequence[object]) -> list[Route]:
     return found
 
 
-def _route(api: object, function: Callable[..., Any], declaration: Declaration) -> Route:
+@cache  # tests build many servers, and the declarations stay the same
+def _route(function: Callable[..., Any]) -> Route:
+    """Compare a declaration with its function, which is not bound to its object yet."""
+    declaration: Declaration = getattr(function, _ATTRIBUTE)
     code = function.__code__
     location = f"{code.co_filename}:{code.co_firstlineno}"
     hints = type_hints(function)
@@ -189,7 +193,7 @@ def _route(api: object, function: Callable[..., Any], declaration: Declaration) 
         query_parameters.append(Parameter(name, wire, kind, parameter.default, is_list))
     return Route(
         declaration=declaration,
-        call=function.__get__(api),
+        call=function,
         path_parameters=tuple(path_parameters),
         query_parameters=tuple(query_parameters),
         body_kind=body_kind,

@@ -198,7 +198,7 @@ class Connection:
     """Bytes in, bytes out: one TCP connection to the real HTTP parser."""
 
     def __init__(self, homeserver: Homeserver) -> None:
-        site = BoundedSite(homeserver.server.root, max_body_bytes=MAX_BODY, timeout_seconds=60)
+        site: Any = BoundedSite(homeserver.server.root, max_body_bytes=MAX_BODY, timeout_seconds=60)
         self._transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1))
         channel: Any = site.buildProtocol(None)
         channel.callLater = homeserver.reactor.callLater
@@ -208,7 +208,7 @@ class Connection:
     def send(self, data: bytes) -> bytes:
         """Return everything answered so far."""
         self._channel.dataReceived(data)
-        return self._transport.value()
+        return bytes(self._transport.value())
 
     @property
     def is_closing(self) -> bool:

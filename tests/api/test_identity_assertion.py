@@ -4,23 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from treq.testing import RequestTraversalAgent
 
-from homeserver.api.client.account import AccountAPI
-from homeserver.api.client.devices import DevicesAPI
-from homeserver.api.client.login import LoginAPI
-from homeserver.api.client.registration import RegistrationAPI
-from homeserver.background import Background
-from homeserver.core.identifiers import UserID
-from homeserver.services.accounts import Accounts
-from homeserver.services.devices import Devices
-from homeserver.services.passwords import InlineThreads, Passwords
-from homeserver.services.sessions import Sessions
-from homeserver.services.ui_auth import UIAuth
-from homeserver.transport.endpoint import Router, routes
-from homeserver.transport.pipeline import Pipeline
+from homeserver.appservice_registrations import Namespace, Namespaces, Registration
+from homeserver.core.identifiers import ServerName
+from homeserver.services.appservices import Appservice
 from tests.database import InlineDatabase
-from tests.homeserver import DEFAULT_CONFIG, Homeserver, Reply, SteadyRandomness
+from tests.homeserver import DEFAULT_CONFIG, Homeserver, Reply
 
 WHOAMI = "/_matrix/client/v3/account/whoami"
 REGISTER = "/_matrix/client/v3/register"
@@ -29,66 +18,22 @@ TOKEN = "as-token"
 GHOST = "@_irc_alice:hs.test"
 
 
-class Bridge:
-    id = "irc"
-    sender_user_id = UserID("@ircbot:hs.test")
-
-    def is_interested_in_user(self, user_id: UserID) -> bool:
-        return user_id.startswith("@_irc_") and user_id.endswith(":hs.test")
-
-    def owns_user(self, user_id: UserID) -> bool:
-        return self.is_interested_in_user(user_id)
-
-
-class Bridges:
-    def find_by_token(self, token: str) -> Bridge | None:
-        return Bridge() if token == TOKEN else None
-
-    def find(self, appservice_id: str) -> Bridge | None:
-        return Bridge() if appservice_id == "irc" else None
+BRIDGE = Registration(
+    id="irc",
+    as_token=TOKEN,
+    hs_token="hs-token",
+    sender_localpart="ircbot",
+    namespaces=Namespaces(users=[Namespace("@_irc_.*:hs\\.test", exclusive=True)]),
+)
 
 
 @pytest.fixture
-def server(homeserver: Homeserver, database: InlineDatabase) -> Iterator[Homeserver]:
-    """The accounts part of a homeserver that knows one bridge."""
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    background = Background(clock, randomness)
-    sessions = Sessions(database, clock, randomness, background, appservices=Bridges())
-    accounts = Accounts(
-        database,
-        clock,
-        Passwords(DEFAULT_CONFIG.passwords, InlineThreads()),
-        DEFAULT_CONFIG.server.name,
-        count_login=lambda _kind, _name: None,
-        is_exclusive=Bridge().owns_user,
-    )
-    ui_auth = UIAuth(clock, randomness, accounts)
-
-    async def changed(_user_id: UserID, _device_ids: object) -> None:
-        return
-
-    devices = Devices(database, sessions, device_data=[], changed=changed)
-    table = routes(
-        [
-            RegistrationAPI(accounts, sessions, ui_auth, randomness, is_open=True),
-            LoginAPI(accounts, sessions, devices),
-            AccountAPI(accounts, devices, ui_auth),
-            DevicesAPI(devices, ui_auth),
-        ]
-    )
-    homeserver._router = Router(table)
-    homeserver._agent = RequestTraversalAgent(  # type: ignore[no-untyped-call]  # so it is in treq
-        Pipeline(
-            Router(table),
-            authenticate=sessions.authenticate,
-            count_request=lambda _route, _requester, _ip: None,
-            clock=clock,
-            randomness=randomness,
-            trust_forwarded=False,
-        )
-    )
+def server(database: InlineDatabase) -> Iterator[Homeserver]:
+    """A homeserver that knows one bridge."""
+    bridge = Appservice(BRIDGE, ServerName("hs.test"))
+    homeserver = Homeserver(database, DEFAULT_CONFIG, [bridge])
     yield homeserver
-    background.stop()
+    homeserver.stop()
 
 
 def register(server: Homeserver, username: str, token: str | None = TOKEN, **more: Any) -> Reply:

@@ -412,3 +412,48 @@ def test_attack_13_a_nul_in_a_name_is_refused(alice: User, state: dict[str, str]
     reply = alice.post("/createRoom", {"initial_state": [{"content": {}, **state}]})
 
     assert (reply.status, reply.errcode) == (400, "M_BAD_JSON")
+
+
+@pytest.mark.parametrize(
+    ("content", "errcode"),
+    [
+        ({"alias": "#tea:hs.test"}, None),
+        ({"alias": "#tea:hs.test", "alt_aliases": ["#tea:hs.test"]}, None),
+        ({"alias": ""}, None),
+        ({"alias": "#nowhere:hs.test"}, "M_BAD_ALIAS"),
+        ({"alias": "#other:hs.test"}, "M_BAD_ALIAS"),
+        ({"alt_aliases": ["#other:hs.test"]}, "M_BAD_ALIAS"),
+        ({"alias": "tea"}, "M_INVALID_PARAM"),
+        ({"alias": "#" + "x" * 300 + ":hs.test"}, "M_INVALID_PARAM"),
+        ({"alt_aliases": [5]}, "M_INVALID_PARAM"),
+    ],
+)
+def test_a_canonical_alias_must_lead_to_its_room(
+    alice: User, content: Any, errcode: str | None
+) -> None:
+    room_id = alice.create_room()
+    alice.put(f"/directory/room/{quote('#tea:hs.test')}", {"room_id": room_id})
+    alice.create_room(room_alias_name="other")
+
+    reply = alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", content)
+
+    assert (reply.status, reply.errcode) == ((200, None) if errcode is None else (400, errcode))
+
+
+def test_a_canonical_alias_whose_alias_is_gone_may_stay(alice: User) -> None:
+    room_id = alice.create_room(room_alias_name="tea")
+    alice.request("DELETE", f"/directory/room/{quote('#tea:hs.test')}")
+
+    content = {"alias": "#tea:hs.test", "alt_aliases": []}
+    reply = alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", content)
+
+    assert reply.status == 200
+
+
+def test_a_malformed_canonical_alias_can_be_mended(alice: User) -> None:
+    state = [{"type": "m.room.canonical_alias", "content": {"alias": 5, "alt_aliases": [{}]}}]
+    room_id = alice.create_room(initial_state=state)
+
+    reply = alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", {})
+
+    assert reply.status == 200

@@ -25,6 +25,8 @@ USES_CURSORS = {
     "homeserver.storage.migrations",
     # Makes the database itself, before there is anything to run a transaction in.
     "homeserver.storage.embedded",
+    # Holds a lock for as long as its connection lives.
+    "homeserver.storage.ownership",
 }
 STATEMENT = re.compile(
     r"^\s*(SELECT\s|INSERT\s+INTO\s|UPDATE\s+\w+\s+(AS\s+\w+\s+)?SET\s|DELETE\s+FROM\s|WITH\s+\w+\s+AS\s*\("

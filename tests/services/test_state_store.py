@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from homeserver.core.identifiers import RoomID
 from homeserver.core.state_map import State
 from homeserver.engine.state_store import StateStore, Tail
 from homeserver.storage import rooms, state_segments
@@ -37,7 +38,7 @@ class Room:
         store: StateStore | None = None,
     ) -> None:
         self.database = database
-        self.room_nid: int = now(_await(database.run(rooms.insert_room, room_id, "11")))
+        self.room_nid: int = now(_await(database.run(rooms.insert_room, RoomID(room_id), "11")))
         self.store = store or opened(database)
         self.tail, first = self.store.first_segment(self.room_nid)
         self.write(first)

@@ -54,7 +54,7 @@ class RoomPart:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """The timeline and what comes just before it."""
 
     timeline: list[TimelineEvent]
@@ -126,7 +126,7 @@ class RoomParts:
         requester = wish.requester
         filters = wish.chosen.room
         limit = filters.timeline.clamp_limit(_DEFAULT_LIMIT, _MAX_LIMIT)
-        span = await self._span(requester.user_id, room, after, up_to, limit)
+        span = await self.span(requester.user_id, room, after, up_to, limit)
         timeline = [
             event for event in span.timeline if _allows(filters.timeline, event, room.room_id)
         ]
@@ -154,9 +154,9 @@ class RoomParts:
             json += b',"summary":' + orjson.dumps(_summary(room, requester.user_id))
         return RoomPart(json, False, changed_members)
 
-    async def _span(
+    async def span(
         self, user_id: UserID, room: LiveRoom, after: int, up_to: int, limit: int
-    ) -> _Span:
+    ) -> Span:
         """Find the newest `limit` visible events in (after, up_to], in memory if they are there."""
         newest: list[TimelineEvent] = []
         if after >= room.recent_from or len(room.recent) > limit:
@@ -183,10 +183,10 @@ class RoomParts:
                 kept.append(event)
             newest = kept
         newest.reverse()
-        return _Span(newest, is_limited)
+        return Span(newest, is_limited)
 
     async def _state(
-        self, wish: Wish, room: LiveRoom, span: _Span, *, after: int, up_to: int, whole: bool
+        self, wish: Wish, room: LiveRoom, span: Span, *, after: int, up_to: int, whole: bool
     ) -> list[TimelineEvent]:
         """Return the state that the client lacks: before the timeline, or after it if wished.
 
@@ -199,7 +199,7 @@ class RoomParts:
                 (e.event.type, e.event.state_key): e for e in span.timeline if e.event.is_state
             }
             return list(changed.values())
-        end = await self._state_number(room, up_to)
+        end = await self.state_number(room, up_to)
         at = end
         if span.timeline and not wish.use_state_after:
             at = span.timeline[0].state_before
@@ -210,7 +210,7 @@ class RoomParts:
             return await self._live_rooms.list_state(room, with_members=not lazy)
         state = await self._states.load_state(room.room_nid, at)
         if not whole:
-            before_nid = await self._state_number(room, after)
+            before_nid = await self.state_number(room, after)
             before = (
                 await self._states.load_state(room.room_nid, before_nid)
                 if before_nid is not None
@@ -219,7 +219,7 @@ class RoomParts:
             state = {slot: nid for slot, nid in state.items() if before.get(slot) != nid}
         return await self._room_state.load_events(room, state.values())
 
-    async def _state_number(self, room: LiveRoom, position: int) -> int | None:
+    async def state_number(self, room: LiveRoom, position: int) -> int | None:
         """Return the state after the newest event up to a position of the events stream."""
         if room.tail is not None and position >= room.last_event:
             return room.tail.state_nid
@@ -246,14 +246,14 @@ class RoomParts:
         """
         wanted = {event.event.sender for event in timeline}
         if whole:
-            wanted |= {user_id, *_heroes(room, user_id)}
+            wanted |= {user_id, *find_heroes(room, user_id)}
         kept = [event for event in state if event.event.type != MEMBER]
         in_timeline = {event.event.state_key for event in timeline if event.event.type == MEMBER}
         wanted -= in_timeline
         if up_to >= room.last_event or room.membership_of(user_id) == "join":
             return kept + await self._live_rooms.list_member_events(room, wanted)
         # He has left: who changed his name since then is none of his business.
-        at = await self._state_number(room, up_to)
+        at = await self.state_number(room, up_to)
         past = [] if at is None else await self._room_state.list_state_at(room, at, only=MEMBER)
         return kept + [event for event in past if event.event.state_key in wanted]
 
@@ -303,7 +303,7 @@ def _rendered(
     )  # fmt: skip
 
 
-def _heroes(room: LiveRoom, user_id: UserID) -> list[UserID]:
+def find_heroes(room: LiveRoom, user_id: UserID) -> list[UserID]:
     """The first members other than the user: those who are in, else those invited, else gone."""
     heroes = []
     for member in room.joined:
@@ -330,5 +330,5 @@ def _summary(room: LiveRoom, user_id: UserID) -> JsonObject:
     name = room.find_content("m.room.name").get("name")
     alias = room.find_content("m.room.canonical_alias").get("alias")
     if not name and not alias:
-        summary["m.heroes"] = list(_heroes(room, user_id))
+        summary["m.heroes"] = list(find_heroes(room, user_id))
     return summary

@@ -132,7 +132,7 @@ class Sync:
             standing
             for room in list(rooms.values())
             if chosen.room.allows_room(room.room_id)
-            and (standing := _standing_at(room, now.events)) is not None
+            and (standing := standing_at(room, now.events)) is not None
         ]
         joined = [room for room in mine if room.membership == "join"]
         newly_joined = [
@@ -242,7 +242,7 @@ class Sync:
                     sections["leave"].append(_keyed(room.room_id, part.json))
 
 
-def _standing_at(room: RoomOfUser, position: int) -> RoomOfUser | None:
+def standing_at(room: RoomOfUser, position: int) -> RoomOfUser | None:
     """Return how the user stood at a position; None: as far as this sync goes, he was not in."""
     if room.event_nid <= position:
         return room

@@ -1,0 +1,161 @@
+"""Which rooms a request matches: the user's rooms by recency, through filters and ranges.
+
+spec: MSC4186, "Lists", "Subscriptions". Rooms the user has left by himself are not listed, unless
+the connection has been told of them: it must learn that they are left.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from homeserver.core.identifiers import RoomID, UserID
+from homeserver.engine.user_rooms import RoomOfUser, UserRooms
+from homeserver.services.sliding_sync.marks import Marks
+from homeserver.services.sliding_sync.room_facts import RoomFacts
+from homeserver.services.sliding_sync.wishes import Filters, ListWish, RoomConfig
+from homeserver.storage import sliding_sync
+from homeserver.storage.database import Database
+
+_MAX_REMEMBERED = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A room of the user's list."""
+
+    mine: RoomOfUser
+    position: int
+    """Of its newest event; of the membership, if the user is not in."""
+
+
+@dataclass(slots=True)
+class Match:
+    """A room that a request matches."""
+
+    listed: Listed
+    config: RoomConfig
+    lists: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    rooms: Mapping[RoomID, Match]
+    counts: Mapping[str, int]
+    """By list: how many rooms its filters let pass."""
+
+
+class RoomList:
+    def __init__(self, database: Database, user_rooms: UserRooms, facts: RoomFacts) -> None:
+        self._db = database
+        self._user_rooms = user_rooms
+        self._facts = facts
+        self._is_own: OrderedDict[int, bool] = OrderedDict()
+        """By the event that ended a membership: whether it was the user's own doing."""
+
+    async def all(
+        self, user_id: UserID, rooms: Iterable[RoomOfUser], told: Collection[RoomID]
+    ) -> dict[RoomID, Listed]:
+        """Return the user's list, most recent first.
+
+        rooms  with the memberships as they stood at the position of the answer
+        told   rooms that the connection knows already
+        """
+        rooms = list(rooms)
+        joined = [room for room in rooms if room.membership == "join"]
+        last = await self._user_rooms.last_events(joined)
+        listed = [Listed(room, last.get(room.room_nid, 0)) for room in joined]
+        for room in rooms:
+            if room.membership != "join" and (
+                room.membership in ("invite", "knock")
+                or room.room_id in told
+                or (room.joined_nid is not None and not await self._has_left_himself(user_id, room))
+            ):
+                listed.append(Listed(room, room.event_nid))
+        listed.sort(key=lambda each: each.position, reverse=True)
+        return {each.mine.room_id: each for each in listed}
+
+    async def match(
+        self,
+        user_id: UserID,
+        listed: Mapping[RoomID, Listed],
+        marks: Marks,
+        lists: Mapping[str, ListWish],
+        subscriptions: Mapping[RoomID, RoomConfig],
+    ) -> Matches:
+        matches: dict[RoomID, Match] = {}
+        counts: dict[str, int] = {}
+
+        def add(each: Listed, config: RoomConfig, list_name: str | None) -> None:
+            match = matches.get(each.mine.room_id)
+            if match is None:
+                match = matches[each.mine.room_id] = Match(each, config)
+            elif match.config is not config:
+                match.config = match.config.combined(config)
+            if list_name is not None:
+                match.lists.append(list_name)
+
+        for name, wish in lists.items():
+            passed = await self._filter(user_id, listed, marks, wish.filters)
+            counts[name] = len(passed)
+            for each in _in_ranges(passed, wish.ranges):
+                add(each, wish.config, name)
+        for room_id, config in subscriptions.items():
+            if room_id in listed:
+                add(listed[room_id], config, None)
+        return Matches(matches, counts)
+
+    async def _has_left_himself(self, user_id: UserID, room: RoomOfUser) -> bool:
+        if room.membership != "leave":
+            return False
+        if room.event_nid not in self._is_own:
+            own = set(await self._db.read(sliding_sync.list_own_leaves, user_id))
+            for other in (await self._user_rooms.rooms_of(user_id)).values():
+                if other.membership == "leave":
+                    self._is_own[other.event_nid] = other.event_nid in own
+            self._is_own.setdefault(room.event_nid, room.event_nid in own)
+            while len(self._is_own) > _MAX_REMEMBERED:
+                self._is_own.popitem(last=False)
+        return self._is_own.get(room.event_nid, False)
+
+    async def _filter(
+        self, user_id: UserID, listed: Mapping[RoomID, Listed], marks: Marks, filters: Filters
+    ) -> list[Listed]:
+        found = [
+            each for each in listed.values() if _passes_marks(each.mine, marks, filters)
+        ]
+        if filters.spaces is not None:
+            joined = {e.mine.room_id for e in listed.values() if e.mine.membership == "join"}
+            in_spaces = await self._facts.in_spaces(filters.spaces, joined)
+            found = [each for each in found if each.mine.room_id in in_spaces]
+        by_facts = (filters.is_encrypted, filters.room_types, filters.not_room_types)
+        if all(filter_ is None for filter_ in by_facts):
+            return found
+        passed = []
+        for each in found:
+            facts = await self._facts.of(user_id, each.mine, each.position)
+            if (
+                filters.is_encrypted in (None, facts.is_encrypted)
+                and (filters.room_types is None or facts.room_type in filters.room_types)
+                and facts.room_type not in (filters.not_room_types or ())
+            ):
+                passed.append(each)
+        return passed
+
+
+def _passes_marks(mine: RoomOfUser, marks: Marks, filters: Filters) -> bool:
+    tags = marks.tags.get(mine.room_id, frozenset())
+    return (
+        filters.is_dm in (None, mine.room_id in marks.direct)
+        and filters.is_invited in (None, mine.membership == "invite")
+        and (filters.tags is None or not tags.isdisjoint(filters.tags))
+        and (filters.not_tags is None or tags.isdisjoint(filters.not_tags))
+    )
+
+
+def _in_ranges(
+    found: list[Listed], ranges: tuple[tuple[int, int], ...] | None
+) -> Iterable[Listed]:
+    if ranges is None:
+        return found
+    indexes = sorted({i for first, last in ranges for i in range(first, min(last + 1, len(found)))})
+    return [found[index] for index in indexes]

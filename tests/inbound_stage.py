@@ -1,0 +1,160 @@
+"""A homeserver with one room, and simulated servers whose events are fed to its engine."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from homeserver.core.errors import SignatureInvalid
+from homeserver.core.events import Event
+from homeserver.core.identifiers import EventID, RoomID
+from homeserver.core.json_types import JsonObject
+from homeserver.core.room_versions import ROOM_VERSIONS
+from homeserver.core.signing import SigningKey
+from homeserver.engine.event_placing import Outcome
+from homeserver.engine.inbound_events import InboundEvents, make_inbound_events
+from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.remote_server import RemoteServer
+from homeserver.storage import events
+from homeserver.storage.events import decode_event_id, encode_event_id
+from tests.database import InlineDatabase
+from tests.homeserver import Homeserver, User
+from tests.simulated_server import SimulatedServer, StateIDMap, verify
+
+OWN_KEYS = {"hs.test": SigningKey("ed25519:test", bytes(range(32)))}
+
+
+def result_of(deferred: "Deferred[Any]") -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    assert results, "it should have finished at once"
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    return results[0]
+
+
+class Stage:
+    """`alice` has made a public room; `remote` knows all of it."""
+
+    def __init__(self, homeserver: Homeserver, version: str = "12", **room: Any) -> None:
+        self.homeserver = homeserver
+        self.version = ROOM_VERSIONS[version]
+        self.alice: User = homeserver.register("alice")
+        room.setdefault("preset", "public_chat")
+        self.room_id = RoomID(self.alice.create_room(room_version=version, **room))
+        self.inbound = self._make_inbound()
+        self.remote = self.server("remote.test")
+
+    def _make_inbound(self) -> InboundEvents:
+        server = self.homeserver.server
+        return make_inbound_events(
+            self.homeserver.database,
+            server.live_rooms,
+            server.changes,
+            server.commit_loop,
+            server.dictionary,
+            server.states,
+            server.background,
+            _verified,
+        )
+
+    def restart(self) -> None:
+        self.homeserver = self.homeserver.restart()
+        self.alice.homeserver = self.homeserver
+        self.inbound = self._make_inbound()
+
+    @property
+    def room(self) -> LiveRoom:
+        room = result_of(
+            Deferred.fromCoroutine(self.homeserver.server.live_rooms.find(self.room_id))
+        )
+        assert isinstance(room, LiveRoom)
+        return room
+
+    @property
+    def database(self) -> InlineDatabase:
+        return self.homeserver.database
+
+    def server(self, name: str) -> SimulatedServer:
+        """A server that has everything of the room that clients here may see."""
+        server = SimulatedServer(name, self.version, self.room_id)
+        self.share(server)
+        return server
+
+    def share(self, *servers: SimulatedServer) -> None:
+        """Let servers learn what was let in here."""
+        rows = self._rows(
+            "SELECT b.pdu FROM events AS e JOIN event_bytes AS b USING (room_nid, event_nid)"
+            " WHERE e.room_nid = %s AND e.flags & 7 = 0 ORDER BY e.depth, e.event_nid",
+            self.room.room_nid,
+        )
+        for server in servers:
+            server.learn(bytes(row[0]) for row in rows)
+
+    def feed(self, *fed: Event, source: RemoteServer | None = None) -> list[Outcome]:
+        return [self.feed_pdu(event.pdu, source=source) for event in fed]
+
+    def feed_pdu(self, pdu: JsonObject, source: RemoteServer | None = None) -> Outcome:
+        receiving = self.inbound.receive(source or self.remote, self.room_id, pdu)
+        outcome = result_of(Deferred.fromCoroutine(receiving))
+        assert isinstance(outcome, Outcome)
+        return outcome
+
+    def tips(self) -> set[EventID]:
+        return {tip.event_id for tip in self.room.tips}
+
+    def state(self) -> StateIDMap:
+        """The room's current state as memory has it."""
+        room = self.room
+        slots = result_of(
+            Deferred.fromCoroutine(self.homeserver.server.dictionary.name_slots(list(room.state)))
+        )
+        rows = self._rows(
+            "SELECT event_nid, event_id FROM events WHERE room_nid = %s", room.room_nid
+        )
+        ids = {nid: decode_event_id(self.version, bytes(stored)) for nid, stored in rows}
+        return {slots[slot]: ids[nid] for slot, nid in room.state.items()}
+
+    def flags(self, event: Event) -> int | None:
+        rows = self._rows(
+            "SELECT flags FROM events WHERE room_nid = %s AND event_id = %s",
+            self.room.room_nid,
+            encode_event_id(self.version, event.event_id),
+        )
+        return int(rows[0][0]) if rows else None
+
+    def _rows(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
+        with self.database._connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return list(cursor.fetchall())
+
+    def messages(self) -> list[EventID]:
+        """What alice gets page by page, oldest first."""
+        found: list[EventID] = []
+        token = None
+        while True:
+            query = {"dir": "b", "limit": 50} | ({} if token is None else {"from": token})
+            page = self.alice.get(f"/rooms/{quote(self.room_id)}/messages", **query).json
+            found += [event["event_id"] for event in page["chunk"]]
+            token = page.get("end")
+            if token is None:
+                return found[::-1]
+
+    def synced(self, since: str | None = None) -> tuple[str, list[EventID]]:
+        """Alice's next token and the ids of everything in the room part of her sync."""
+        body = self.alice.sync(since, filter='{"room":{"timeline":{"limit":100}}}')
+        room = body.get("rooms", {}).get("join", {}).get(self.room_id, {})
+        parts = [room.get("state", {}), room.get("timeline", {})]
+        return body["next_batch"], [e["event_id"] for part in parts for e in part.get("events", [])]
+
+
+def _verified(event: Event) -> Deferred[None]:
+    try:
+        verify(event, OWN_KEYS)
+    except SignatureInvalid as error:
+        return fail(error)
+    return succeed(None)
+
+
+__all__ = ["Outcome", "Stage", "events"]

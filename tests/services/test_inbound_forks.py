@@ -1,0 +1,178 @@
+"""Rooms whose graph forks: merging, authoring, memberships by resolution, restarts."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.core.identifiers import EventID
+from homeserver.engine.event_placing import Outcome
+from tests.homeserver import Homeserver
+from tests.inbound_stage import Stage
+
+
+@pytest.fixture(params=["11", "12"])
+def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
+    return Stage(homeserver, request.param)
+
+
+def moderator(stage: Stage, user_id: str, level: int = 50) -> None:
+    """Let a remote user change the state."""
+    path = f"/rooms/{quote(stage.room_id)}/state/m.room.power_levels"
+    levels: Any = stage.alice.get(path).json
+    levels["users"][user_id] = level
+    assert stage.alice.put(path, levels).status == 200
+    stage.share(stage.remote)
+
+
+def remote_moderator(stage: Stage) -> str:
+    bob = stage.remote.user("bob")
+    stage.feed(stage.remote.join(bob))
+    moderator(stage, bob)
+    return bob
+
+
+def test_a_fork_has_two_extremities_and_the_resolved_state(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    ours = stage.alice.send(stage.room_id, "meanwhile")
+    theirs = stage.remote.topic(bob, "a fork")
+
+    assert stage.feed(theirs) == [Outcome.ACCEPTED]
+    assert stage.tips() == {ours, theirs.event_id}
+    assert stage.state() == stage.remote.graph.after[theirs.event_id]
+    path = f"/rooms/{quote(stage.room_id)}/state/m.room.topic"
+    assert stage.alice.get(path).json == {"topic": "a fork"}
+
+
+def test_a_local_event_merges_the_fork_and_has_the_resolved_state(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    path = f"/rooms/{quote(stage.room_id)}/state/m.room.topic"
+    stage.alice.put(path, {"topic": "ours"})
+    theirs = stage.remote.topic(bob, "theirs")
+    stage.feed(theirs)
+
+    merging = EventID(stage.alice.send(stage.room_id, "merge"))
+
+    assert stage.tips() == {merging}
+    stage.share(stage.remote)
+    graph = stage.remote.graph
+    assert len(graph.events[merging].prev_events) == 2
+    assert merging not in graph.rejected
+    assert stage.state() == graph.after[merging]
+
+
+def test_a_remote_merge_gives_what_the_core_resolves_over_the_whole_graph(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    base = stage.remote.graph.tips()
+    carol, dave = stage.remote.user("carol"), stage.remote.user("dave")
+    one = [
+        stage.remote.topic(bob, "one", prev=base),
+        stage.remote.join(carol),
+    ]
+    first = stage.remote.graph.tips()
+    two = [
+        stage.remote.topic(bob, "two", prev=base),
+    ]
+    second = [two[-1].event_id]
+    two.append(stage.remote.join(dave, prev=second))
+    two.append(stage.remote.member(bob, "leave", dave, prev=[two[-1].event_id]))
+    merge = stage.remote.say(bob, "merged", prev=[first[-1], two[-1].event_id])
+
+    outcomes = stage.feed(*one, *two, merge)
+
+    assert set(outcomes) == {Outcome.ACCEPTED}
+    assert stage.tips() == {merge.event_id}
+    assert stage.state() == stage.remote.graph.after[merge.event_id]
+    assert stage.room.membership_of(carol) == "join"
+    assert stage.room.membership_of(dave) == "leave"
+
+
+def test_after_a_restart_the_fork_is_as_it_was(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    stage.alice.put(f"/rooms/{quote(stage.room_id)}/state/m.room.name", {"name": "ours"})
+    theirs = stage.remote.topic(bob, "theirs")
+    stage.feed(theirs)
+    tips, state, members = stage.tips(), stage.state(), dict(stage.room.members)
+
+    stage.restart()
+
+    assert stage.tips() == tips
+    assert stage.state() == state
+    assert stage.room.members == members
+    more = stage.remote.say(bob, "more")
+    assert stage.feed(more) == [Outcome.ACCEPTED]
+    merging = EventID(stage.alice.send(stage.room_id, "merge"))
+    assert stage.tips() == {merging}
+    stage.share(stage.remote)
+    assert stage.state() == stage.remote.graph.after[merging]
+
+
+def test_a_resolution_that_ends_a_stay_tells_the_user(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    carol = stage.homeserver.register("carol")
+    base = stage.remote.graph.tips()
+    assert carol.join(stage.room_id).status == 200
+    token = carol.sync()["next_batch"]
+    rules = stage.remote.send(
+        "m.room.join_rules", bob, {"join_rule": "invite"}, state_key="", prev=base
+    )
+
+    assert stage.feed(rules) == [Outcome.ACCEPTED]
+
+    expected = stage.remote
+    stage.share(expected)
+    resolved = expected.graph.resolve([expected.graph.after[tip] for tip in sorted(stage.tips())])
+    assert stage.state() == resolved
+    assert ("m.room.member", carol.user_id) not in resolved
+    assert stage.room.membership_of(carol.user_id) == "leave"  # type: ignore[arg-type]  # a user id
+    body = carol.sync(token)
+    assert stage.room_id in body["rooms"]["leave"]
+    assert carol.put(
+        f"/rooms/{quote(stage.room_id)}/send/m.room.message/x", {"msgtype": "m.text", "body": "?"}
+    ).status in {403, 404}
+    stage.restart()
+    assert stage.state() == resolved
+    assert stage.room.membership_of(carol.user_id) == "leave"  # type: ignore[arg-type]  # a user id
+
+
+def test_events_are_redacted_by_remote_redactions(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    message = stage.remote.say(bob, "a secret")
+    redaction = stage.remote.send("m.room.redaction", bob, {}, redacts=message.event_id)
+
+    stage.feed(message, redaction)
+
+    found = stage.alice.get(f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id)}").json
+    assert found["content"] == {}
+
+
+def test_a_redaction_that_comes_first_takes_effect_when_its_target_comes(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    base = stage.remote.graph.tips()
+    message = stage.remote.say(bob, "a secret", prev=base)
+    redaction = stage.remote.send("m.room.redaction", bob, {}, redacts=message.event_id, prev=base)
+
+    stage.feed(redaction, message)
+
+    path = f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id)}"
+    assert stage.alice.get(path).json["content"] == {}
+    stage.restart()
+    assert stage.alice.get(path).json["content"] == {}
+
+
+def test_no_more_than_twenty_extremities_are_kept(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    base = stage.remote.graph.tips()
+    honest = stage.server("honest.test")
+    ada = honest.user("ada")
+    stage.feed(honest.join(ada, prev=base))
+    kept = stage.tips()
+    forks = [stage.remote.say(bob, f"fork {n}", prev=base) for n in range(60)]
+
+    outcomes = stage.feed(*forks)
+
+    assert set(outcomes) == {Outcome.ACCEPTED}
+    assert len(stage.tips()) == 20
+    assert kept <= stage.tips(), "the flood displaced only its own server's branches"
+    merging = EventID(stage.alice.send(stage.room_id, "merge"))
+    assert stage.tips() == {merging}
