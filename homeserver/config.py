@@ -97,6 +97,12 @@ class PasswordSection:
 
 
 @dataclass(frozen=True)
+class PresenceSection:
+    enabled: bool = True
+    """Tell users who share a room who is online. Off: everybody seems to be offline."""
+
+
+@dataclass(frozen=True)
 class AppserviceSection:
     registration_files: list[str] = field(default_factory=list)
     """Registration files (YAML) of application services."""
@@ -128,6 +134,7 @@ class Config:
     registration: RegistrationSection = RegistrationSection()
     rate_limits: RateLimitSection = RateLimitSection()
     passwords: PasswordSection = PasswordSection()
+    presence: PresenceSection = PresenceSection()
     appservices: AppserviceSection = AppserviceSection()
     limits: LimitsSection = LimitsSection()
     logging: LoggingSection = LoggingSection()

@@ -20,6 +20,7 @@ from homeserver.api.client.login import LoginAPI
 from homeserver.api.client.membership import MembershipAPI
 from homeserver.api.client.messages import MessagesAPI, TimelineAPI
 from homeserver.api.client.notifications import NotificationsAPI
+from homeserver.api.client.presence import PresenceAPI
 from homeserver.api.client.profiles import ProfilesAPI
 from homeserver.api.client.push_rules import PushRulesAPI
 from homeserver.api.client.receipts import ReceiptsAPI
@@ -27,6 +28,7 @@ from homeserver.api.client.registration import RegistrationAPI
 from homeserver.api.client.relations import RelationsAPI
 from homeserver.api.client.room_tags import RoomTagsAPI
 from homeserver.api.client.rooms import RoomsAPI
+from homeserver.api.client.sliding_sync import SlidingSyncAPI
 from homeserver.api.client.sync import SyncAPI
 from homeserver.api.client.to_device import ToDeviceAPI
 from homeserver.api.client.typing import TypingAPI
@@ -68,6 +70,7 @@ from homeserver.services.membership import Membership
 from homeserver.services.messages import Messages
 from homeserver.services.notifications import Notifications
 from homeserver.services.passwords import Passwords, Threads
+from homeserver.services.presence import Presence
 from homeserver.services.profile_propagation import ProfilePropagation
 from homeserver.services.profiles import Profiles
 from homeserver.services.push_rules import PushRules
@@ -78,6 +81,13 @@ from homeserver.services.room_access import RoomAccess
 from homeserver.services.room_creation import RoomCreation, RoomMaker, delete_unfinished_txn
 from homeserver.services.room_state import RoomState
 from homeserver.services.sessions import Sessions
+from homeserver.services.sliding_sync.connections import Connections
+from homeserver.services.sliding_sync.device_extensions import DeviceExtensions
+from homeserver.services.sliding_sync.room_extensions import RoomExtensions
+from homeserver.services.sliding_sync.room_facts import RoomFacts
+from homeserver.services.sliding_sync.room_list import RoomList
+from homeserver.services.sliding_sync.room_results import RoomResults
+from homeserver.services.sliding_sync.service import Parts, SlidingSync
 from homeserver.services.sync.room_extras import RoomExtras
 from homeserver.services.sync.rooms import RoomParts
 from homeserver.services.sync.service import Sync, Waiting
@@ -232,6 +242,16 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     unread_counts = UnreadCounts(database, live_rooms, streams.events, receipts_feed)
     typing = Typing(clock, streams.typing, access, notifier.wake)
     notifier.subscribe(typing.note_committed)
+    presence = Presence(
+        clock,
+        streams.presence,
+        user_rooms,
+        live_rooms,
+        background,
+        notifier.wake,
+        enabled=config.presence.enabled,
+    )
+    notifier.subscribe(presence.note_committed)
     filters = Filters(database)
     room_state = RoomState(database, live_rooms, states, access, timeline)
     directory = Directory(database, live_rooms, user_rooms, access, server_name)
@@ -248,18 +268,35 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         RoomMaker(server_name, signing_key, clock, randomness, config.server.default_room_version),
     )
 
+    waiting = Waiting(notifier, clock)
+    room_parts = RoomParts(database, live_rooms, states, timeline, room_state, aggregations)
+    user_parts = UserParts(
+        user_rooms,
+        to_device,
+        device_lists,
+        e2e_keys,
+        presence,
+        max_to_device=config.limits.max_to_device_messages,
+    )
     sync = Sync(
         streams,
         user_rooms,
-        Waiting(notifier, clock),
-        RoomParts(database, live_rooms, states, timeline, room_state, aggregations),
+        waiting,
+        room_parts,
         RoomExtras(account_data, receipts, typing, unread_counts),
-        UserParts(
-            user_rooms,
-            to_device,
-            device_lists,
-            e2e_keys,
-            max_to_device=config.limits.max_to_device_messages,
+        user_parts,
+    )
+    sliding_sync = SlidingSync(
+        streams,
+        user_rooms,
+        waiting,
+        Connections(clock, randomness),
+        Parts(
+            account_data,
+            RoomList(database, user_rooms, RoomFacts(live_rooms, room_parts)),
+            RoomResults(database, live_rooms, room_parts, room_state, aggregations),
+            RoomExtensions(account_data, receipts, typing),
+            DeviceExtensions(live_rooms, user_rooms, device_lists, user_parts),
         ),
     )
     appservice_senders = [
@@ -281,7 +318,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
                 public_base_url=config.server.public_base_url,
                 default_room_version=config.server.default_room_version,
                 password_login=True,
-                unstable_features={},
+                unstable_features={"org.matrix.simplified_msc3575": True},
             ),
             RegistrationAPI(
                 accounts,
@@ -311,8 +348,14 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             NotificationsAPI(Notifications(database, live_rooms, timeline)),
             ReceiptsAPI(receipts),
             TypingAPI(typing),
+            PresenceAPI(presence),
             FiltersAPI(filters),
-            SyncAPI(sync, filters, max_timeout_seconds=config.limits.sync_max_timeout_seconds),
+            SyncAPI(
+                sync, filters, presence, max_timeout_seconds=config.limits.sync_max_timeout_seconds
+            ),
+            SlidingSyncAPI(
+                sliding_sync, max_timeout_seconds=config.limits.sync_max_timeout_seconds
+            ),
             AppservicesAPI(AppservicePing(appservices, http, clock, reached=appservice_reached)),
             AccountAPI(accounts, devices, ui_auth),
             DevicesAPI(devices, ui_auth),

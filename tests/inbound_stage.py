@@ -37,10 +37,17 @@ def result_of(deferred: "Deferred[Any]") -> Any:
 class Stage:
     """`alice` has made a public room; `remote` knows all of it."""
 
-    def __init__(self, homeserver: Homeserver, version: str = "12", **room: Any) -> None:
+    def __init__(
+        self,
+        homeserver: Homeserver,
+        version: str = "12",
+        *,
+        alice: User | None = None,
+        **room: Any,
+    ) -> None:
         self.homeserver = homeserver
         self.version = ROOM_VERSIONS[version]
-        self.alice: User = homeserver.register("alice")
+        self.alice: User = alice or homeserver.register("alice")
         room.setdefault("preset", "public_chat")
         self.room_id = RoomID(self.alice.create_room(room_version=version, **room))
         self.inbound = self._make_inbound()

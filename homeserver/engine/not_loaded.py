@@ -5,11 +5,30 @@ and loaded by whoever submitted the change.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from homeserver.core.identifiers import EventID, UserID
 
 Slot = tuple[str, str]
 """(event type, state key)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Parts of a room's event graph, by kind."""
+
+    event_ids: Collection[EventID] = ()
+    event_nids: Collection[int] = ()
+    timeline: Collection[int] = ()
+    """Events with all that clients are shown of them, by number."""
+    states: Collection[int] = ()
+    """State numbers."""
+    slots: Collection[Slot] = ()
+    slot_nids: Collection[int] = ()
+    citations: Collection[int] = ()
+    """Events whose auth events are asked for, and theirs, but none with a number..."""
+    above: int = 0
+    """... below this one."""
 
 
 class NotLoaded(Exception):
@@ -20,7 +39,7 @@ class NotLoaded(Exception):
         user: UserID | None = None,
         event_type: str = "",
         slot: Slot | None = None,
-        graph: "Wanted | None" = None,
+        graph: Wanted | None = None,
     ) -> None:
         super().__init__(what)
         self.user = user
@@ -28,43 +47,3 @@ class NotLoaded(Exception):
         self.slot = slot
         self.graph = graph
         """What events from elsewhere need; events made here never do."""
-
-
-class Wanted:
-    """Parts of a room's event graph, by kind."""
-
-    __slots__ = (
-        "above",
-        "citations",
-        "event_ids",
-        "event_nids",
-        "slot_nids",
-        "slots",
-        "states",
-        "timeline",
-    )
-
-    def __init__(
-        self,
-        *,
-        event_ids: Collection[EventID] = (),
-        event_nids: Collection[int] = (),
-        timeline: Collection[int] = (),
-        states: Collection[int] = (),
-        slots: Collection[Slot] = (),
-        slot_nids: Collection[int] = (),
-        citations: Collection[int] = (),
-        above: int = 0,
-    ) -> None:
-        self.event_ids = event_ids
-        self.event_nids = event_nids
-        self.timeline = timeline
-        """Events with all that clients are shown of them, by number."""
-        self.states = states
-        """State numbers."""
-        self.slots = slots
-        self.slot_nids = slot_nids
-        self.citations = citations
-        """Events whose auth events are asked for, and theirs, but none with a number..."""
-        self.above = above
-        """... below this one."""

@@ -170,6 +170,8 @@ class ReceivedEvents:
                 self._move(change, after, found, position, fresh)
             elif slot_nid is not None:
                 self._note_state(change, found, position)
+        if change.tail.state_nid != state_after:
+            found.room_state = change.tail.state_nid
         row = self._row(  # 4
             change,
             event,
@@ -179,7 +181,7 @@ class ReceivedEvents:
             auth_events=received.auth_events,
             replaces=None if replaced is None else replaced.event_nid,
             parents=received.parents,
-            room_state=None if change.tail.state_nid == state_after else change.tail.state_nid,
+            room_state=found.room_state,
         )
         row = self._store(change, received, row)
         if not flags:

@@ -24,6 +24,7 @@ class TimelineEvent:
         "is_redacted",
         "json",
         "replaced",
+        "room_state",
         "sender_device",
         "state_after",
         "state_before",
@@ -39,6 +40,7 @@ class TimelineEvent:
         state_after: int | None,
         replaced: Event | None = None,
         redaction: Event | None = None,
+        room_state: int | None = None,
         sender_device: str | None = None,
         txn_id: str | None = None,
     ) -> None:
@@ -49,6 +51,8 @@ class TimelineEvent:
         self.state_after = state_after
         self.replaced = replaced
         """The state event that held the slot before; redacted if it has been."""
+        self.room_state = room_state
+        """State of the room with the event in it, where that is not `state_after`."""
         self.sender_device = sender_device
         self.txn_id = txn_id
         self._redaction = redaction
@@ -169,4 +173,5 @@ def load_timeline_event(version: RoomVersion, stored: StoredEvent) -> TimelineEv
         state_after=stored.state_after,
         replaced=replaced,
         redaction=parsed(stored.redaction_pdu),
+        room_state=stored.room_state,
     )

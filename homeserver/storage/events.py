@@ -62,6 +62,8 @@ class StoredEvent:
     redaction_pdu: bytes | None
     """The redaction that was applied."""
     is_replaced_redacted: bool
+    room_state: int | None
+    """State of the room with the event in it, where that is not `state_after`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,16 @@ def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: i
 
 
 def max_event_nid(txn: Txn) -> int:
-    """One step into the primary key a room, so that a start does not grow with the events."""
+    """One step into the primary key a room, so that a start does not grow with the events.
+
+    Heads count too: a room may have moved at a position that is no event's.
+    """
     return fetch_value(
         txn,
         int,
         """
-        SELECT coalesce(max(last), 0)::bigint
-          FROM rooms CROSS JOIN LATERAL
+        SELECT coalesce(max(greatest(last, last_event)), 0)::bigint
+          FROM rooms LEFT JOIN room_heads USING (room_nid) CROSS JOIN LATERAL
                (SELECT event_nid AS last FROM events WHERE events.room_nid = rooms.room_nid
                  ORDER BY event_nid DESC LIMIT 1) AS newest""",
     )
@@ -228,7 +233,8 @@ def list_events(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[Stor
         StoredEvent,
         """
         SELECT e.event_nid, b.pdu, e.depth, e.state_before, e.state_after, e.flags,
-               replaced.pdu, redaction.pdu, coalesce(r.redacted_by IS NOT NULL, false)
+               replaced.pdu, redaction.pdu, coalesce(r.redacted_by IS NOT NULL, false),
+               e.room_state
           FROM events AS e
           JOIN event_bytes AS b USING (room_nid, event_nid)
           LEFT JOIN events AS r ON r.room_nid = e.room_nid AND r.event_nid = e.replaces

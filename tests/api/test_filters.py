@@ -47,7 +47,7 @@ def test_unknown_filters_are_not_found(homeserver: Homeserver) -> None:
     alice = homeserver.register("alice")
 
     assert alice.get(filter_path(alice, "77")).errcode == "M_NOT_FOUND"
-    assert alice.get(filter_path(alice, "a%00b")).errcode == "M_NOT_FOUND"
+    assert alice.get(filter_path(alice, "a%00b")).errcode == "M_INVALID_PARAM"
 
 
 def test_malformed_filters_are_refused(homeserver: Homeserver) -> None:

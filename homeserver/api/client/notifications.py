@@ -14,8 +14,7 @@ class NotificationsAPI:
         self._notifications = notifications
 
     @endpoint(
-        "getNotifications", "GET", "/_matrix/client/v3/notifications",
-        auth=Auth.CLIENT, rate_limited=True,
+        "getNotifications", "GET", "/_matrix/client/v3/notifications", auth=Auth.CLIENT,
     )  # fmt: skip
     async def get_notifications(
         self,

@@ -1,6 +1,6 @@
 """Connections: what each has been told, by the `pos` of each answer.
 
-spec: MSC4186, "Connections". Invariant: a `pos` is known only to the user, device and `conn_id` it
+spec: MSC4186 beside v1.19, "Connections". Invariant: a `pos` is known only to the user, device and `conn_id` it
 was given to, and an answer's state is never altered: a repeated request starts from the same.
 
 In memory: a connection that is gone, as after a restart, makes its client begin anew, which the

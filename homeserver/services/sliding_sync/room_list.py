@@ -1,6 +1,6 @@
 """Which rooms a request matches: the user's rooms by recency, through filters and ranges.
 
-spec: MSC4186, "Lists", "Subscriptions". Rooms the user has left by himself are not listed, unless
+spec: MSC4186 beside v1.19, "Lists", "Subscriptions". Rooms the user has left by himself are not listed, unless
 the connection has been told of them: it must learn that they are left.
 """
 
@@ -64,13 +64,12 @@ class RoomList:
         joined = [room for room in rooms if room.membership == "join"]
         last = await self._user_rooms.last_events(joined)
         listed = [Listed(room, last.get(room.room_nid, 0)) for room in joined]
-        for room in rooms:
-            if room.membership != "join" and (
-                room.membership in ("invite", "knock")
-                or room.room_id in told
-                or (room.joined_nid is not None and not await self._has_left_himself(user_id, room))
-            ):
-                listed.append(Listed(room, room.event_nid))
+        others = [room for room in rooms if room.membership != "join"]
+        listed += [
+            Listed(room, room.event_nid)
+            for room in others
+            if room.room_id in told or await self._is_shown(user_id, room)
+        ]
         listed.sort(key=lambda each: each.position, reverse=True)
         return {each.mine.room_id: each for each in listed}
 
@@ -104,15 +103,21 @@ class RoomList:
                 add(listed[room_id], config, None)
         return Matches(matches, counts)
 
-    async def _has_left_himself(self, user_id: UserID, room: RoomOfUser) -> bool:
-        if room.membership != "leave":
+    async def _is_shown(self, user_id: UserID, room: RoomOfUser) -> bool:
+        """Tell whether one who is not in the room, and never heard of it, hears of it."""
+        if room.membership in ("invite", "knock"):
+            return True
+        if room.joined_nid is None:
             return False
+        return room.membership == "ban" or not await self._has_left_himself(user_id, room)
+
+    async def _has_left_himself(self, user_id: UserID, room: RoomOfUser) -> bool:
         if room.event_nid not in self._is_own:
+            rooms = list((await self._user_rooms.rooms_of(user_id)).values())
             own = set(await self._db.read(sliding_sync.list_own_leaves, user_id))
-            for other in (await self._user_rooms.rooms_of(user_id)).values():
+            for other in (*rooms, room):
                 if other.membership == "leave":
                     self._is_own[other.event_nid] = other.event_nid in own
-            self._is_own.setdefault(room.event_nid, room.event_nid in own)
             while len(self._is_own) > _MAX_REMEMBERED:
                 self._is_own.popitem(last=False)
         return self._is_own.get(room.event_nid, False)
@@ -120,9 +125,7 @@ class RoomList:
     async def _filter(
         self, user_id: UserID, listed: Mapping[RoomID, Listed], marks: Marks, filters: Filters
     ) -> list[Listed]:
-        found = [
-            each for each in listed.values() if _passes_marks(each.mine, marks, filters)
-        ]
+        found = [each for each in listed.values() if _passes_marks(each.mine, marks, filters)]
         if filters.spaces is not None:
             joined = {e.mine.room_id for e in listed.values() if e.mine.membership == "join"}
             in_spaces = await self._facts.in_spaces(filters.spaces, joined)
@@ -152,9 +155,7 @@ def _passes_marks(mine: RoomOfUser, marks: Marks, filters: Filters) -> bool:
     )
 
 
-def _in_ranges(
-    found: list[Listed], ranges: tuple[tuple[int, int], ...] | None
-) -> Iterable[Listed]:
+def _in_ranges(found: list[Listed], ranges: tuple[tuple[int, int], ...] | None) -> Iterable[Listed]:
     if ranges is None:
         return found
     indexes = sorted({i for first, last in ranges for i in range(first, min(last + 1, len(found)))})

@@ -1,6 +1,6 @@
 """What a room is called and how many are in it.
 
-spec: MSC4186, "Room results". Heroes stand for the name of a room that has none.
+spec: MSC4186 beside v1.19, "Room results". Heroes stand for the name of a room that has none.
 """
 
 from collections.abc import Mapping

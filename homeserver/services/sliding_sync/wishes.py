@@ -1,6 +1,6 @@
 """What a sliding sync asks for: lists, subscriptions, what to tell of each room, extensions.
 
-spec: MSC4186, "Request Body", "Combining room configs". Configs of one room are combined by keeping
+spec: MSC4186 beside v1.19, "Request Body", "Combining room configs". Configs of one room are combined by keeping
 each of them: what any of them asks for is told.
 """
 
@@ -47,9 +47,7 @@ class RoomConfig:
     state: frozenset[StateWish]
 
     def combined(self, other: "RoomConfig") -> "RoomConfig":
-        return RoomConfig(
-            max(self.timeline_limit, other.timeline_limit), self.state | other.state
-        )
+        return RoomConfig(max(self.timeline_limit, other.timeline_limit), self.state | other.state)
 
     def wants(self, event_type: str, state_key: str) -> bool:
         return any(wish.matches(event_type, state_key) for wish in self.state)

@@ -4,7 +4,7 @@ spec: client-server-api/#get_matrixclientv3sync, #lazy-loading-room-members, v1.
 before the timeline, plus the state events in it, is the room's state at the end of the timeline.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -190,8 +190,14 @@ class RoomParts:
     ) -> list[TimelineEvent]:
         """Return the state that the client lacks: before the timeline, or after it if wished.
 
-        Without a gap, the state events of the timeline are all that changed.
+        Without a gap, the state events of the timeline are all that changed; unless the room was
+        forked, when a resolution may have changed more, and less.
         """
+        if not whole:
+            before_nid = await self.state_number(room, after)
+            end_nid = await self.state_number(room, up_to)
+            if not _is_straight(span, before_nid, end_nid):
+                return await self._resolved(wish, room, span, before_nid, end_nid)
         if not whole and not span.is_limited:
             if not wish.use_state_after:
                 return []
@@ -210,24 +216,42 @@ class RoomParts:
             return await self._live_rooms.list_state(room, with_members=not lazy)
         state = await self._states.load_state(room.room_nid, at)
         if not whole:
-            before_nid = await self.state_number(room, after)
-            before = (
-                await self._states.load_state(room.room_nid, before_nid)
-                if before_nid is not None
-                else {}
-            )
+            before = await self._load_state(room, before_nid)
             state = {slot: nid for slot, nid in state.items() if before.get(slot) != nid}
         return await self._room_state.load_events(room, state.values())
+
+    async def _resolved(
+        self, wish: Wish, room: LiveRoom, span: Span, before_nid: int | None, end_nid: int | None
+    ) -> list[TimelineEvent]:
+        """Return what has changed in a forked room, but for what the timeline says itself."""
+        before = await self._load_state(room, before_nid)
+        end = await self._load_state(room, end_nid)
+        numbers = {nid for slot, nid in end.items() if before.get(slot) != nid}
+        for event in span.timeline:
+            if not wish.use_state_after:
+                numbers.discard(event.event_nid)
+            elif event.event.is_state and event.event_nid not in numbers:
+                # It has lost: what holds its slot is told again.
+                after = await self._load_state(room, event.state_after)
+                numbers |= {end.get(s, 0) for s, nid in after.items() if nid == event.event_nid}
+        return await self._room_state.load_events(room, numbers - {0})
+
+    async def _load_state(self, room: LiveRoom, state_nid: int | None) -> Mapping[int, int]:
+        if state_nid is None:
+            return {}
+        return await self._states.load_state(room.room_nid, state_nid)
 
     async def state_number(self, room: LiveRoom, position: int) -> int | None:
         """Return the state after the newest event up to a position of the events stream."""
         if room.tail is not None and position >= room.last_event:
             return room.tail.state_nid
-        for event in room.recent:
-            if event.event_nid > position and event.event_nid > room.recent_from:
-                return event.state_before
+        for event in reversed(room.recent):
+            if event.event_nid <= position:
+                return event.state_after if event.room_state is None else event.room_state
         rows = await self._db.read(events.list_stream_backwards, room.room_nid, position, 0, 1)
-        return rows[0].state_after if rows else None
+        if not rows:
+            return None
+        return rows[0].state_after if rows[0].room_state is None else rows[0].room_state
 
     async def _lazy(
         self,
@@ -256,6 +280,19 @@ class RoomParts:
         at = await self.state_number(room, up_to)
         past = [] if at is None else await self._room_state.list_state_at(room, at, only=MEMBER)
         return kept + [event for event in past if event.event.state_key in wanted]
+
+
+def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
+    """Tell whether the room went from one state to the other by the timeline's events alone."""
+    if span.is_limited:
+        if not span.timeline:
+            return True
+        before = span.timeline[0].state_before
+    for event in span.timeline:
+        if event.state_before != before or event.room_state is not None:
+            return False
+        before = event.state_after
+    return before == end
 
 
 def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> bool:

@@ -188,6 +188,12 @@ class Sync:
         if extras.global_account_data:
             is_empty = False
             parts += [b',"account_data":', render_events(extras.global_account_data)]
+        presence = await self._user_parts.presence(
+            user_id, since, changed_members, newly_joined, chosen.presence
+        )
+        if presence:
+            is_empty = False
+            parts += [b',"presence":', render_events(presence)]
         if to_device.events:
             is_empty = False
             parts += [b',"to_device":', render_events(to_device.events)]

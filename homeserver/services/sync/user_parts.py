@@ -7,6 +7,7 @@ send-to-device), v1.19.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from homeserver.core.filters import EventFilter
 from homeserver.core.identifiers import DeviceID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.timeline_event import TimelineEvent
@@ -14,6 +15,7 @@ from homeserver.engine.user_rooms import UserRooms
 from homeserver.requester import Requester
 from homeserver.services.device_lists import DeviceLists
 from homeserver.services.e2e_keys import E2EKeys
+from homeserver.services.presence import Presence
 from homeserver.services.sync.token import SyncToken
 from homeserver.services.to_device import ToDevice
 
@@ -32,6 +34,7 @@ class UserParts:
         to_device: ToDevice,
         device_lists: DeviceLists,
         e2e_keys: E2EKeys,
+        presence: Presence,
         *,
         max_to_device: int,
     ) -> None:
@@ -39,6 +42,7 @@ class UserParts:
         self._to_device = to_device
         self._device_lists = device_lists
         self._e2e_keys = e2e_keys
+        self._presence = presence
         self._max_to_device = max_to_device
 
     async def to_device(
@@ -59,6 +63,28 @@ class UserParts:
         )
         is_full = len(events) >= self._max_to_device
         return ToDevicePart(events, last if is_full else now.to_device)
+
+    async def presence(
+        self,
+        user_id: UserID,
+        since: SyncToken | None,
+        changed_members: Iterable[tuple[RoomID, TimelineEvent]],
+        newly_joined: Iterable[RoomID],
+        chosen: EventFilter,
+    ) -> list[JsonObject]:
+        """Return the m.presence of those who changed, and of those the user has newly met."""
+        newcomers: set[UserID] = set()
+        if since is not None:
+            for room_id in newly_joined:
+                newcomers.update(await self._user_rooms.joined_users(room_id))
+            newcomers |= {
+                UserID(event.event.state_key or "")
+                for _, event in changed_members
+                if event.event.membership == "join"
+            }
+        after = 0 if since is None else since.presence
+        found = await self._presence.changes(user_id, after, newcomers)
+        return [e for e in found if chosen.allows_event("m.presence", str(e["sender"]))]
 
     async def key_counts(
         self, user_id: UserID, device_id: DeviceID
