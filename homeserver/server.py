@@ -297,6 +297,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             RoomResults(database, live_rooms, room_parts, room_state, aggregations),
             RoomExtensions(account_data, receipts, typing),
             DeviceExtensions(live_rooms, user_rooms, device_lists, user_parts),
+            unread_counts,
         ),
     )
     appservice_senders = [

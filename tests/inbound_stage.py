@@ -48,6 +48,7 @@ class Stage:
         self.homeserver = homeserver
         self.version = ROOM_VERSIONS[version]
         self.alice: User = alice or homeserver.register("alice")
+        homeserver.advance(60)  # rooms are not made too fast
         room.setdefault("preset", "public_chat")
         self.room_id = RoomID(self.alice.create_room(room_version=version, **room))
         self.inbound = self._make_inbound()
@@ -67,7 +68,9 @@ class Stage:
         )
 
     def restart(self) -> None:
+        now = self.homeserver.reactor.seconds()
         self.homeserver = self.homeserver.restart()
+        self.homeserver.advance(now)
         self.alice.homeserver = self.homeserver
         self.inbound = self._make_inbound()
 
@@ -84,16 +87,16 @@ class Stage:
         return self.homeserver.database
 
     def server(self, name: str) -> SimulatedServer:
-        """A server that has everything of the room that clients here may see."""
+        """A server that has everything of the room that is here."""
         server = SimulatedServer(name, self.version, self.room_id)
         self.share(server)
         return server
 
     def share(self, *servers: SimulatedServer) -> None:
-        """Let servers learn what was let in here."""
+        """Let servers learn every event whose place is known here."""
         rows = self._rows(
             "SELECT b.pdu FROM events AS e JOIN event_bytes AS b USING (room_nid, event_nid)"
-            " WHERE e.room_nid = %s AND e.flags & 7 = 0 ORDER BY e.depth, e.event_nid",
+            " WHERE e.room_nid = %s AND e.flags & 1 = 0 ORDER BY e.depth, e.event_nid",
             self.room.room_nid,
         )
         for server in servers:

@@ -7,10 +7,10 @@ NOTSPEC: `unsigned.age` is left out: it is optional, and it would make the bytes
 """
 
 from homeserver.core.canonical_json import encode_json
-from homeserver.core.events import Event, parse_event, redact_event
+from homeserver.core.events import Event, parse_event, redact_event, restore_event
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import RoomVersion
-from homeserver.storage.events import StoredEvent
+from homeserver.storage.events import StoredEvent, decode_event_id
 
 
 class TimelineEvent:
@@ -167,7 +167,7 @@ def load_timeline_event(version: RoomVersion, stored: StoredEvent) -> TimelineEv
     if replaced is not None and stored.is_replaced_redacted:
         replaced = redact_event(replaced)
     return TimelineEvent(
-        parse_event(version, stored.pdu),
+        restore_event(version, decode_event_id(version, stored.event_id), stored.pdu),
         stored.event_nid,
         state_before=stored.state_before,
         state_after=stored.state_after,

@@ -93,6 +93,10 @@ class UnreadCounts:
             self._remembered.popitem(last=False)
         return found
 
+    def has_new_receipt(self, user_id: UserID, room_id: RoomID, after: int) -> bool:
+        """Tell whether the user may have read on in a room since a position of the receipts."""
+        return self._feed.has_changed(receipt_key(user_id, room_id), after)
+
     def _update(self, known: _Remembered, user_id: UserID, room_id: RoomID) -> bool:
         """Count what has happened since; return False if that cannot be done from memory."""
         room = self._live_rooms.find_loaded(room_id)

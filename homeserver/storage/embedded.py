@@ -25,6 +25,8 @@ shared_buffers = 128MB
 max_wal_size = 2GB
 random_page_cost = 1.1
 max_connections = 60
+autovacuum_naptime = 15s
+autovacuum_analyze_scale_factor = 0.05
 """
 
 # A longer one makes the wheel put the socket into a folder that every local user may enter.

@@ -672,9 +672,9 @@ CREATE INDEX event_relations_threads ON public.event_relations USING btree (room
 
 CREATE UNIQUE INDEX events_event_id ON public.events USING btree (event_id, room_nid);
 
-CREATE INDEX events_timeline ON public.events USING btree (room_nid, depth, event_nid);
+CREATE INDEX events_timeline ON public.events USING btree (((room_nid + 0)), depth, event_nid);
 
-CREATE INDEX events_timestamp ON public.events USING btree (room_nid, origin_server_ts, event_nid);
+CREATE INDEX events_timestamp ON public.events USING btree (((room_nid + 0)), origin_server_ts, event_nid);
 
 COMMENT ON INDEX public.events_timestamp IS 'for timestamp_to_event: senders choose the timestamp, so no other order tells of it';
 

@@ -120,16 +120,15 @@ def test_user_who_was_never_there_is_offline(alice: User, bob: User, room_id: st
 
 
 def test_user_is_online_while_syncing(alice: User, bob: User, room_id: str) -> None:
-    since = alice.sync()["next_batch"]
-    alice.sync(since)  # what the first sync changed
-
-    poll(alice, since, "online")
+    waiting = poll(alice, alice.sync()["next_batch"], "online")
     alice.homeserver.advance(29)
     assert seen(bob, alice) == "online"
 
-    alice.homeserver.advance(20)
+    alice.homeserver.advance(1)
+    assert waiting.answered
+    alice.homeserver.advance(29)
     assert seen(bob, alice) == "online"
-    alice.homeserver.advance(12)
+    alice.homeserver.advance(2)
     assert seen(bob, alice) == "offline"
 
 

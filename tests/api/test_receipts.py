@@ -99,7 +99,7 @@ def test_a_receipt_wakes_a_waiting_sync(homeserver: Homeserver) -> None:
 def test_private_receipts_are_for_their_owner_alone(homeserver: Homeserver) -> None:
     alice, bob, room_id = room_of_two(homeserver)
     event_id = alice.send(room_id, "hello")
-    since = {user: user.sync()["next_batch"] for user in (alice, bob)}
+    since = {user: user.sync()["next_batch"] for user in (bob, alice)}
     waiting = alice.start_request("GET", "/sync", query={"since": since[alice], "timeout": 30000})
 
     post_receipt(bob, room_id, event_id, "m.read.private")

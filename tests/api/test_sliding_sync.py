@@ -1,5 +1,6 @@
 """Sliding sync through the API: lists, rooms, connections."""
 
+from typing import Any
 from urllib.parse import quote
 
 from tests.api.sliding import (
@@ -99,6 +100,39 @@ def test_changed_state_is_told_and_its_summary_too(alice: User) -> None:
     assert [e["content"] for e in room["required_state"]] == [{"name": "Coffee"}]
     assert room["limited"] is True
     assert third["rooms"][room_id]["name"] is None
+
+
+def test_of_the_summary_only_what_differs_is_told(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat", name="Tea")
+    pos = slide(alice, room_list())["pos"]
+    alice.send(room_id, "no change of state")
+    pos = slide(alice, room_list(), pos)["pos"]
+    bob.join(room_id)
+
+    room = slide(alice, room_list(), pos)["rooms"][room_id]
+
+    assert room["joined_count"] == 2
+    assert not {"name", "invited_count", "avatar"} & room.keys()
+
+
+def test_unread_counts_follow_messages_and_receipts(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    first = slide(alice, room_list())
+    pending = poll(alice, room_list(), first["pos"])
+    event_id = bob.send(room_id, f"hello {alice.user_id}")
+    second = pending.reply().json
+    pending = poll(alice, room_list(), second["pos"])
+    alice.post(f"/rooms/{quote(room_id)}/receipt/m.read/{quote(event_id)}", {})
+    third = pending.reply().json
+    alice.send(room_id, "mine")
+    fourth = slide(alice, room_list(), third["pos"])
+
+    def count(response: Any) -> Any:
+        return response["rooms"][room_id].get("notification_count")
+
+    assert [count(r) for r in (first, second, third, fourth)] == [0, 1, 0, None]
+    assert third["rooms"][room_id]["highlight_count"] == 0
 
 
 def test_a_request_repeated_with_the_same_pos_is_answered_again(alice: User, bob: User) -> None:

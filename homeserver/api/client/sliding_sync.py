@@ -1,8 +1,8 @@
 """Simplified sliding sync, on its unstable path.
 
-spec: MSC4186 beside v1.19, "API". NOTSPEC: clients in use speak earlier drafts too, so those are understood:
-`pos` and `timeout` in the query, `ranges` for `range`, `is_invite` for `is_invited`, and
-`required_state` as a list of [type, state key] with `*`, `$ME` and `$LAZY`.
+spec: MSC4186 beside v1.19, "API". NOTSPEC: clients in use speak earlier drafts too, so those are
+understood: `pos` and `timeout` in the query, `ranges` for `range`, `is_invite` for `is_invited`,
+and `required_state` as a list of [type, state key] with `*`, `$ME` and `$LAZY`.
 """
 
 from dataclasses import dataclass, field

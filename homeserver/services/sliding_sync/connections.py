@@ -1,7 +1,8 @@
 """Connections: what each has been told, by the `pos` of each answer.
 
-spec: MSC4186 beside v1.19, "Connections". Invariant: a `pos` is known only to the user, device and `conn_id` it
-was given to, and an answer's state is never altered: a repeated request starts from the same.
+spec: MSC4186 beside v1.19, "Connections". Invariant: a `pos` is known only to the
+user, device and `conn_id` it was given to, and an answer's state is never altered: a repeated
+request starts from the same.
 
 In memory: a connection that is gone, as after a restart, makes its client begin anew, which the
 protocol provides for. Bounded by connections a device, by rooms told in all, and by idleness.
@@ -20,6 +21,7 @@ from homeserver.services.sliding_sync.marks import Marks
 from homeserver.services.sliding_sync.summary import Summary
 from homeserver.services.sliding_sync.wishes import RoomConfig
 from homeserver.services.sync.token import SyncToken
+from homeserver.services.unread_counts import Unread
 
 _MAX_ANSWERS = 4
 _MAX_OF_DEVICE = 16
@@ -51,6 +53,9 @@ class Told:
     members: frozenset[UserID] = frozenset()
     """Who was told because of the timeline."""
     summary: Summary | None = None
+    unread: Unread | None = None
+    unread_at: int = 0
+    """Position in the receipts stream when `unread` was counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The extensions that tell of rooms beside their events: account data, receipts, typing.
 
-spec: MSC4186 beside v1.19, "Extensions"; MSC3959 (account data), MSC3960 (receipts), MSC3961 (typing). Each
-tells all there is of a room when it first comes into the extension's scope, and what has changed
-since while it is there or when it comes back.
+spec: MSC3959 (account data), MSC3960 (receipts), MSC3961 (typing) beside v1.19. Each tells all
+there is of a room when it first comes into the extension's scope, and what has changed since while
+it is there or when it comes back.
 """
 
 from collections.abc import Collection, Mapping, Sequence

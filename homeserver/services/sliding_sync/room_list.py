@@ -1,7 +1,7 @@
 """Which rooms a request matches: the user's rooms by recency, through filters and ranges.
 
-spec: MSC4186 beside v1.19, "Lists", "Subscriptions". Rooms the user has left by himself are not listed, unless
-the connection has been told of them: it must learn that they are left.
+spec: MSC4186 beside v1.19, "Lists", "Subscriptions". Rooms the user has left by himself are not
+listed, unless the connection has been told of them: it must learn that they are left.
 """
 
 from collections import OrderedDict

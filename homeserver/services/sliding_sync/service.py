@@ -10,11 +10,11 @@ spec: MSC4186 beside v1.19
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
-from homeserver.core.identifiers import EventID, RoomID
+from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.engine.streams import Streams
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.services.account_data import AccountData
@@ -27,6 +27,7 @@ from homeserver.services.sliding_sync.room_results import Fields, Moment, RoomRe
 from homeserver.services.sliding_sync.wishes import SlidingRequest
 from homeserver.services.sync.service import Waiting, standing_at
 from homeserver.services.sync.token import SyncToken, current_token
+from homeserver.services.unread_counts import NOTHING, UnreadCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class _Built:
 
 @dataclass(frozen=True, slots=True)
 class _Rooms:
-    results: Fields
+    results: Mapping[str, Fields]
     told: Mapping[RoomID, Told]
     timelines: Mapping[RoomID, list[EventID]]
 
@@ -54,12 +55,14 @@ class Parts:
         room_results: RoomResults,
         room_extensions: RoomExtensions,
         device_extensions: DeviceExtensions,
+        unread_counts: UnreadCounts,
     ) -> None:
         self.account_data = account_data
         self.room_list = room_list
         self.room_results = room_results
         self.room_extensions = room_extensions
         self.device_extensions = device_extensions
+        self.unread_counts = unread_counts
 
 
 class SlidingSync:
@@ -152,7 +155,7 @@ class SlidingSync:
         moment = Moment(wanted.requester, before.now.events if before else None, now.events)
         told = before.rooms if before is not None else {}
         changed: dict[RoomID, Told] = {}
-        results: Fields = {}
+        results: dict[str, Fields] = {}
         timelines: dict[RoomID, list[EventID]] = {}
         for room_id, match in matches.rooms.items():
             result = await self._parts.room_results.make(
@@ -164,7 +167,42 @@ class SlidingSync:
             timelines[room_id] = list(result.events)
             if result.fields.keys() - {"lists"}:
                 results[room_id] = result.fields
+        await self._count_unread(wanted.requester.user_id, now, matches, told, changed, results)
         return _Rooms(results, {**told, **changed} if changed else told, timelines)
+
+    async def _count_unread(
+        self,
+        user_id: UserID,
+        now: SyncToken,
+        matches: Matches,
+        told: Mapping[RoomID, Told],
+        changed: dict[RoomID, Told],
+        results: dict[str, Fields],
+    ) -> None:
+        """Add the counts that differ, of the rooms that moved or that the user has read on in."""
+        counts = self._parts.unread_counts
+        asked = {
+            room_id: match.listed.mine.room_nid
+            for room_id, match in matches.rooms.items()
+            if match.listed.mine.membership == "join"
+            and (
+                room_id in changed
+                or (
+                    told[room_id].unread_at < now.receipts
+                    and counts.has_new_receipt(user_id, room_id, told[room_id].unread_at)
+                )
+            )
+        }
+        if not asked:
+            return
+        for room_id, threads in (await counts.by_thread(user_id, asked)).items():
+            unread = sum(threads.values(), NOTHING)
+            before = told.get(room_id)
+            after = changed.get(room_id) or told[room_id]
+            changed[room_id] = replace(after, unread=unread, unread_at=now.receipts)
+            is_fresh = "initial" in results.get(room_id, {})
+            if before is None or is_fresh or unread != before.unread:
+                results.setdefault(room_id, {}).update(unread.to_json())
 
     async def _devices(
         self,

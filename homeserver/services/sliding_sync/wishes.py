@@ -1,7 +1,7 @@
 """What a sliding sync asks for: lists, subscriptions, what to tell of each room, extensions.
 
-spec: MSC4186 beside v1.19, "Request Body", "Combining room configs". Configs of one room are combined by keeping
-each of them: what any of them asks for is told.
+spec: MSC4186 beside v1.19, "Request Body", "Combining room configs". Configs of one room are
+combined by keeping each of them: what any of them asks for is told.
 """
 
 from collections.abc import Mapping

@@ -27,5 +27,5 @@ COMMENT ON COLUMN event_relations.parent_id IS
 COMMENT ON COLUMN event_relations.annotation_key IS 'UTF-8, of an m.annotation; bytes, because it may hold a NUL';
 COMMENT ON COLUMN event_relations.can_replace IS 'the child by itself is a valid m.replace; sender and type must still be those of the parent';
 
-CREATE INDEX events_timestamp ON events (room_nid, origin_server_ts, event_nid);
+CREATE INDEX events_timestamp ON events ((room_nid + 0), origin_server_ts, event_nid);
 COMMENT ON INDEX events_timestamp IS 'for timestamp_to_event: senders choose the timestamp, so no other order tells of it';
