@@ -121,14 +121,15 @@ class Presence:
         device.syncs += 1
         if person.state == OFFLINE:
             person.last_active = self._clock.monotonic()
-        if self._settle(user_id, person):
+        if not person.state == wish == ONLINE and self._settle(user_id, person):
             self._changed(user_id, person)
         try:
             yield
         finally:
             device.syncs -= 1
             device.last_seen = self._clock.monotonic()
-            self._schedule(user_id, person)
+            if person.due is None or person.due > device.last_seen + _GONE_SECONDS:
+                self._schedule(user_id, person)
 
     def note_committed(self, committed: Sequence[Committed]) -> None:
         """Who sends a message is active, and there again if he was unavailable."""

@@ -1,7 +1,6 @@
 """Whatever order a room's events come in, the state in the end is what the core resolves."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -85,8 +84,8 @@ class RandomRoom:
 
 
 @pytest.fixture(params=["11", "12"])
-def version(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture

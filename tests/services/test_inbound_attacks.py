@@ -1,7 +1,6 @@
 """Hostile graphs (attack classes 3, 4 and 5): bounded work, and the state stays right."""
 
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 

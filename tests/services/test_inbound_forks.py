@@ -176,3 +176,39 @@ def test_no_more_than_twenty_extremities_are_kept(stage: Stage) -> None:
     assert kept <= stage.tips(), "the flood displaced only its own server's branches"
     merging = EventID(stage.alice.send(stage.room_id, "merge"))
     assert stage.tips() == {merging}
+
+
+def test_state_changed_by_a_resolution_reaches_an_incremental_sync(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    base = stage.remote.graph.tips()
+    theirs = stage.remote.topic(bob, "theirs", prev=base)
+    asking = {"use_state_after": "true"}
+    token = stage.alice.sync()["next_batch"]
+    path = f"/rooms/{quote(stage.room_id)}/state/m.room.name"
+    ours = stage.alice.put(path, {"name": "ours"}).json["event_id"]
+    seen = stage.alice.sync(token)["next_batch"]
+
+    stage.feed(theirs)
+    merged = stage.remote.say(bob, "meanwhile", prev=[theirs.event_id])
+    stage.feed(merged)
+
+    body = stage.alice.sync(seen, **asking)["rooms"]["join"][stage.room_id]
+    assert [e["event_id"] for e in body["timeline"]["events"]] == [theirs.event_id, merged.event_id]
+    assert [e["event_id"] for e in body["state_after"]["events"]] == [theirs.event_id]
+    assert ours in stage.state().values()
+
+
+def test_a_state_event_that_loses_is_followed_by_the_winner_in_state_after(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    base = stage.remote.graph.tips()
+    theirs = stage.remote.topic(bob, "theirs", prev=base, timestamp=1)
+    path = f"/rooms/{quote(stage.room_id)}/state/m.room.topic"
+    ours = stage.alice.put(path, {"topic": "ours"}).json["event_id"]
+    token = stage.alice.sync()["next_batch"]
+
+    stage.feed(theirs)
+
+    assert stage.state()["m.room.topic", ""] == ours
+    body = stage.alice.sync(token, use_state_after="true")["rooms"]["join"][stage.room_id]
+    assert [e["event_id"] for e in body["timeline"]["events"]] == [theirs.event_id]
+    assert [e["event_id"] for e in body["state_after"]["events"]] == [ours]

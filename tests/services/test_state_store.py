@@ -88,9 +88,7 @@ def test_every_historic_state_loads_as_it_was(database: InlineDatabase, slots: i
     anew = opened(database)
 
     assert len(history) == 899
-    assert all(
-        now(anew.load_state(room.room_nid, nid)) == state for nid, state in history.items()
-    )
+    assert all(now(anew.load_state(room.room_nid, nid)) == state for nid, state in history.items())
 
 
 def test_the_current_state_is_found_again_and_goes_on(database: InlineDatabase) -> None:
@@ -151,9 +149,7 @@ def test_a_writer_that_does_not_know_the_newest_change_is_refused(
     stale: Tail = room.tail
     room.change(1, 2)
 
-    _, row = room.store.append(
-        room.room_nid, stale, {1: 1}, [(1, 3)], whole=lambda: {1: 1}, size=1
-    )
+    _, row = room.store.append(room.room_nid, stale, {1: 1}, [(1, 3)], whole=lambda: {1: 1}, size=1)
 
     with pytest.raises(SegmentMoved):
         room.write(row)
