@@ -355,7 +355,9 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
                 sync, filters, presence, max_timeout_seconds=config.limits.sync_max_timeout_seconds
             ),
             SlidingSyncAPI(
-                sliding_sync, max_timeout_seconds=config.limits.sync_max_timeout_seconds
+                sliding_sync,
+                presence,
+                max_timeout_seconds=config.limits.sync_max_timeout_seconds,
             ),
             AppservicesAPI(AppservicePing(appservices, http, clock, reached=appservice_reached)),
             AccountAPI(accounts, devices, ui_auth),

@@ -56,7 +56,7 @@ class Reason(StrEnum):
     APPROVER_UNKNOWN = "approver_unknown", "This user is not an enrolled approver."
     APPROVER_IS_PARTY = (
         "approver_is_party",
-        "The gate, the agent and the requester cannot approve their own draft.",
+        "The gate's account and the account that asked cannot approve a draft.",
     )
     DEVICE_NOT_ENROLLED = "device_not_enrolled", "This device key is not enrolled."
     DEVICE_REVOKED = "device_revoked", "This device key has been revoked."

@@ -33,6 +33,8 @@ class Event(StrEnum):
     """A denial, a later edit of an approval, or a revocation that breaks the quorum."""
     EXPIRY = "expiry"
     SUPERSESSION = "supersession"
+    WITHDRAWAL = "withdrawal"
+    """The requester takes the request back before it runs."""
     DRIFT_FOUND = "drift_found"
     """Policy, approvers, or a file is no longer what was approved."""
     CONSUMED = "consumed"
@@ -50,12 +52,14 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.PENDING, Event.DENIAL): State.DENIED,
         (State.PENDING, Event.EXPIRY): State.EXPIRED,
         (State.PENDING, Event.SUPERSESSION): State.SUPERSEDED,
+        (State.PENDING, Event.WITHDRAWAL): State.REVOKED,
         (State.PENDING, Event.DRIFT_FOUND): State.DRIFT,
         (State.PENDING, Event.RESTART): State.EXPIRED,
         (State.APPROVED, Event.CONSUMED): State.RUNNING,
         (State.APPROVED, Event.DENIAL): State.REVOKED,
         (State.APPROVED, Event.EXPIRY): State.EXPIRED,
         (State.APPROVED, Event.SUPERSESSION): State.SUPERSEDED,
+        (State.APPROVED, Event.WITHDRAWAL): State.REVOKED,
         (State.APPROVED, Event.DRIFT_FOUND): State.DRIFT,
         (State.APPROVED, Event.RESTART): State.EXPIRED,
         (State.RUNNING, Event.SUCCEEDED): State.DONE,

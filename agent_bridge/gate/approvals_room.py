@@ -1,6 +1,6 @@
 """What an event in the approvals room means before any signature is looked at.
 
-protocol: docs/cosign-protocol.md, section 6. Invariant: only a decrypted `org.countersign.decision`
+protocol: docs/cosign-protocol.md, section 8. Invariant: only a decrypted `org.countersign.decision`
 is ever taken for an approval; everything else can deny, be refused, or mean nothing.
 """
 

@@ -28,6 +28,8 @@ from agent_bridge.gate.store import Store, StoredDraft
 logger = logging.getLogger(__name__)
 
 _DETAIL_CHARACTERS = 300
+_QUOTING = "\u2039\u203a\u00ab\u00bb"
+"""What `visible_text.quote` writes around foreign text and escapes."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,8 @@ class Closing:
         *,
         reason: str,
         detail: str = "",
-        status: str | None = None,
     ) -> None:
-        """End a draft that never ran, or whose run is lost.
-
-        reason   a code; detail is for people
-        status   the contract's word for this end, when it is not the state's own
-        """
+        """End a draft that never ran, or whose run is lost; `reason` is a code."""
         state = next_state(draft.state, event)
         code = str(reason)  # an enumeration member is not what goes into a receipt
         text = code if not detail else f"{code}: {_plain(detail)}"
@@ -63,9 +60,7 @@ class Closing:
         if state is State.DENIED:
             self.history.note_denial(now.wall_ms)
         self._leave(draft, state)
-        self.ledger.say(
-            draft.request_key, status or state, reason_code=code, receipt_digest=receipt_id
-        )
+        self.ledger.say(draft.request_key, state, reason_code=code, receipt_digest=receipt_id)
 
     def close_run(self, draft: OpenDraft, execution: Execution, now: Instant) -> None:
         """End a draft that ran."""
@@ -74,8 +69,8 @@ class Closing:
         if execution.ending is RunEnding.STOPPED:
             code = str(draft.stopped_because) or code
             outcome = replace(outcome, reason=code)
-        signal = None if outcome.signal is None else int(outcome.signal)
-        outcome = replace(outcome, reason=_plain(outcome.reason), signal=signal)
+        outcome = replace(outcome, reason=_plain(outcome.reason))
+        signal = outcome.signal
         state = outcome.state
         receipt_id = self.receipts.write(
             draft.frozen,
@@ -136,6 +131,7 @@ class Closing:
 
 
 def _plain(detail: str) -> str:
-    """Foreign bytes made visible: a receipt holds text that can be read and encoded anywhere."""
-    text = "".join(escape(detail.encode(errors="surrogateescape")))
+    """Foreign bytes made visible; what was quoted already stays as it is."""
+    tokens = zip(detail, escape(detail.encode(errors="surrogateescape")), strict=True)
+    text = "".join(plain if plain in _QUOTING else visible for plain, visible in tokens)
     return unicodedata.normalize("NFC", text)[:_DETAIL_CHARACTERS]

@@ -92,8 +92,7 @@ class Countersigning:
         if draft.state is State.RUNNING:
             self._stop(draft, reason)
             return
-        event = Event.SUPERSESSION if draft.state is State.PENDING else Event.DENIAL
-        self._runner.closing.close(draft, event, now, reason=reason, status=State.REVOKED)
+        self._runner.closing.close(draft, Event.WITHDRAWAL, now, reason=reason)
 
     def pass_time(self, now: Instant) -> None:
         """Expire, and count again what was only waiting for its hold time."""

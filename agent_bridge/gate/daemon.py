@@ -1,6 +1,6 @@
 """The gate: listens in two rooms, drafts what is asked, runs what is countersigned.
 
-protocol: docs/cosign-protocol.md, section 2. Invariant: a batch is acknowledged only after all of
+protocol: docs/cosign-protocol.md, section 10. Invariant: a batch is acknowledged only after all of
 it was handled and what followed is on the disk; whatever a crash interrupts is closed at the next
 start, never resumed.
 """

@@ -1,6 +1,6 @@
 """Runs an approved action: verify again, consume, launch confined, watch, report.
 
-protocol: docs/cosign-protocol.md, "Commit". Invariant: nothing is launched that is not consumed
+protocol: docs/cosign-protocol.md, section 9. Invariant: nothing is launched that is not consumed
 first, and nothing consumed is launched twice. What runs are the sealed bytes that were compared
 with the draft.
 """

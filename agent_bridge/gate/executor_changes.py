@@ -1,6 +1,6 @@
 """Which files of the workspace a run changed.
 
-protocol: docs/cosign-protocol.md, "Receipts". Invariant: the answer is complete or absent, never
+protocol: docs/cosign-protocol.md, section 11. Invariant: the answer is complete or absent, never
 partial.
 """
 

@@ -1,6 +1,6 @@
 """The commit check: what was approved, opened again and compared byte for byte.
 
-protocol: docs/cosign-protocol.md, "Commit". Invariant: what comes out was hashed through the
+protocol: docs/cosign-protocol.md, section 9. Invariant: what comes out was hashed through the
 descriptor it was opened by and is sealed; anything that is not as drafted is a `Drift`.
 """
 

@@ -1,6 +1,6 @@
 """One run of committed bytes, from held sandbox to last output.
 
-protocol: docs/cosign-protocol.md, "Commit" and "output". Invariant: however the run ends, no
+protocol: docs/cosign-protocol.md, sections 9 and 11. Invariant: however the run ends, no
 process of it is alive afterwards, and the reason is told apart: exit, time, stop, failed launch,
 replaced input.
 """
@@ -123,7 +123,9 @@ async def _watch(
             )
         else:
             ending = Ending.STOPPED if stopped.done() and stopped.result() else Ending.TIMEOUT
-            result = RunResult(ending, signal=SIGKILL, launched=True, process_count_enforced=count)
+            result = RunResult(
+                ending, signal=int(SIGKILL), launched=True, process_count_enforced=count
+            )
         held.kill()
         await asyncio.gather(*readers)  # the pipes end with the last process of the namespace
         return result

@@ -1,6 +1,6 @@
 """From a request to a frozen action: everything that decides what happens, found and hashed once.
 
-protocol: docs/cosign-protocol.md, "exec" and "script". Invariant: `find_changes` derives the same
+protocol: docs/cosign-protocol.md, section 4. Invariant: `find_changes` derives the same
 facts again from the disk, by the same functions, so whatever freezing saw, the commit sees or
 calls a drift.
 """
@@ -47,6 +47,8 @@ _SYSTEM_ROOTS = (
     *(b"/usr", b"/etc", b"/proc", b"/sys", b"/dev", b"/run", b"/boot", b"/bin", b"/sbin"),
     *(b"/lib", b"/lib32", b"/lib64", b"/libx32", b"/var/lib", b"/var/run"),
 )
+_REPLACERS = frozenset({b"rm", b"mv", b"unlink", b"shred", b"truncate"})
+"""Programs whose files cannot be pinned: what is mounted can be neither removed nor changed."""
 _SHELLS = frozenset({b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"mksh", b"fish", b"rbash"})
 
 
@@ -155,6 +157,10 @@ def freeze_action(
         inputs = collect_inputs((*program.arguments, *arguments), cwd, workspace, listed)
     except PathRefused as error:
         raise RequestRefused("input_not_allowed", str(error)) from None
+    if inputs and os.path.basename(name) in _REPLACERS:
+        shown = quote(inputs[0].path)
+        detail = f"{shown} would be pinned, so it cannot be changed; send it as a script"
+        raise RequestRefused("cannot_be_frozen", detail)
     stdin = None if request.stdin is None else digest_of(request.stdin)
     surroundings = Surroundings(cwd, environment, stdin, inputs)
     action = _make_action(request, program, arguments, surroundings)

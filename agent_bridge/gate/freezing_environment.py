@@ -1,7 +1,7 @@
 """The environment of an action: constructed whole, nothing inherited.
 
-protocol: docs/cosign-protocol.md, "exec". Invariant: no variable that makes a program load or run
-other code, or find another program, can be wished for.
+protocol: docs/cosign-protocol.md, section 4. Invariant: no variable that makes a program load or
+run other code, or find another program, can be wished for.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Files reached by descriptor: opened once without symbolic links, hashed through what was opened.
 
-protocol: docs/cosign-protocol.md, "Commit". Invariant: a digest always belongs to the bytes that
+protocol: docs/cosign-protocol.md, section 9. Invariant: a digest always belongs to the bytes that
 were read through the same descriptor, and a sealed copy holds exactly the bytes its digest was
 made of.
 """

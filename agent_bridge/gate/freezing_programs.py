@@ -1,6 +1,6 @@
 """Which file a program's name means: resolved once, by the gate's own PATH, down to the real file.
 
-protocol: docs/cosign-protocol.md, "exec". Invariant: the result names a binary; a `#!` file is
+protocol: docs/cosign-protocol.md, section 4. Invariant: the result names a binary; a `#!` file is
 spelled out as interpreter plus script, so the kernel chooses no interpreter that nobody hashed.
 """
 

@@ -1,6 +1,6 @@
 """Setting a gate up, at the console: account, cross-signing, rooms, store; harmless to repeat.
 
-protocol: docs/cosign-protocol.md, "When things fail". Invariant: what exists is kept; a store that
+protocol: docs/cosign-protocol.md, section 10. Invariant: what exists is kept; a store that
 was there once and is gone is only made anew when the console says so.
 """
 

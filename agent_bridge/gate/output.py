@@ -1,6 +1,6 @@
 """What an action printed: cleaned, bounded, in chunks at a bounded rate, digested whole.
 
-protocol: docs/cosign-protocol.md, "output". Invariant: reading never waits for delivery, so a
+protocol: docs/cosign-protocol.md, section 11. Invariant: reading never waits for delivery, so a
 slow server cannot stop or lengthen a program; every raw byte is in the digest whether it is shown
 or not.
 """

@@ -1,6 +1,6 @@
 """Program output made safe to show: no terminal control, no secrets.
 
-protocol: docs/cosign-protocol.md, "output". Invariant: the result is UTF-8 text whose only
+protocol: docs/cosign-protocol.md, section 11. Invariant: the result is UTF-8 text whose only
 control characters are newline and tab; control sequences go before secrets are looked for, so
 they cannot hide one. A program that encodes a secret its own way is beyond this; the sandbox is
 what holds it.

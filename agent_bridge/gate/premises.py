@@ -1,6 +1,6 @@
 """What every draft stands on: the gate's account and rooms, its machine, its policy, its approvers.
 
-protocol: docs/cosign-protocol.md, "When things fail". Invariant: while one of them is missing or
+protocol: docs/cosign-protocol.md, section 10. Invariant: while one of them is missing or
 not as it must be, nothing is drafted, and the gate says which.
 """
 

@@ -1,6 +1,6 @@
 """One sandboxed process: set up, held at the gate, released, waited for, killed whole.
 
-protocol: docs/cosign-protocol.md, "sandbox". Invariant: nothing of the action runs before
+protocol: docs/cosign-protocol.md, section 4. Invariant: nothing of the action runs before
 `release`, and nothing of it is alive after `finish`: the whole process namespace dies with its
 first process.
 """

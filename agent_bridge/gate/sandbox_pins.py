@@ -1,6 +1,6 @@
 """A look into a held sandbox from outside: the names must stand for the approved bytes.
 
-protocol: docs/cosign-protocol.md, "Commit". Invariant: the check goes through the sandbox's own
+protocol: docs/cosign-protocol.md, section 9. Invariant: the check goes through the sandbox's own
 root, so it sees what the action will see, whatever happened to the workspace while mounting.
 """
 

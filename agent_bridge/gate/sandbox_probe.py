@@ -1,6 +1,6 @@
 """Whether actions can be confined on this machine, and if not, why.
 
-protocol: docs/cosign-protocol.md, "When things fail". Invariant: `SandboxReady` exists only after
+protocol: docs/cosign-protocol.md, section 10. Invariant: `SandboxReady` exists only after
 a real sandbox of the same kind has run; without one nothing can be launched.
 """
 

@@ -1,6 +1,6 @@
 """Named confinements, as data with a stable digest that a draft binds.
 
-protocol: docs/cosign-protocol.md, "sandbox". Invariant: everything a profile lets through is a
+protocol: docs/cosign-protocol.md, section 4. Invariant: everything a profile lets through is a
 field, so a changed profile is another digest, and a draft for the old one is a drift.
 """
 

@@ -1,6 +1,6 @@
 """What a sandboxed process can see: mounts, as bubblewrap options and the descriptors they name.
 
-protocol: docs/cosign-protocol.md, "sandbox". Invariant: bytes that were hashed are mounted from
+protocol: docs/cosign-protocol.md, section 4. Invariant: bytes that were hashed are mounted from
 sealed memory; the workspace is reached by descriptor; in the sealed and read views no directory
 between the root and a frozen file is one that a process outside can change.
 """

@@ -1,6 +1,6 @@
 """The secrets actions may name: one file each, read at launch, never in a draft.
 
-protocol: docs/cosign-protocol.md, "exec". Invariant: a secret that others on the machine can
+protocol: docs/cosign-protocol.md, section 4. Invariant: a secret that others on the machine can
 read, or that is too short to be found again in output, is not used.
 """
 

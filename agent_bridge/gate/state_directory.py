@@ -1,6 +1,6 @@
 """The gate's own directory: what lies where, private, replaced whole or not at all.
 
-protocol: docs/cosign-protocol.md, "When things fail". Invariant: a reader sees the old file or the
+protocol: docs/cosign-protocol.md, section 10. Invariant: a reader sees the old file or the
 new one, never a half, and nobody but the gate's user can read either.
 """
 

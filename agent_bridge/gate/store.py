@@ -1,6 +1,6 @@
 """What the gate must never forget: drafts, their one use, what was already seen, receipts.
 
-protocol: docs/cosign-protocol.md, "Commit" and "When things fail". Invariant: when a method
+protocol: docs/cosign-protocol.md, sections 9 and 10. Invariant: when a method
 returns, what it wrote survives a power cut; a store that is damaged, missing or in use is not
 opened.
 """

@@ -1,6 +1,6 @@
 """The tables of the gate's store.
 
-protocol: docs/cosign-protocol.md, "When things fail". Invariant: what proves that something
+protocol: docs/cosign-protocol.md, section 10. Invariant: what proves that something
 happened (consumed drafts, seen decisions and messages, receipts) can be added to and never
 changed or removed.
 """

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from agent_bridge.core.bundle import verify_bundle
@@ -205,7 +206,8 @@ async def _sync(signer: Signer, _: argparse.Namespace) -> ExitCode:
 
 async def _show_pending(signer: Signer, arguments: argparse.Namespace) -> ExitCode:
     news = await signer.inbox.catch_up()
-    _print_alarms(news)
+    with redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        _print_all_but_drafts(news)
     waiting = _list_waiting(signer)
     if arguments.json:
         say(json.dumps([_describe(frozen) for frozen in waiting]))
@@ -224,7 +226,7 @@ def _list_waiting(signer: Signer) -> list[FrozenDraft]:
 
 async def _decide(signer: Signer, arguments: argparse.Namespace) -> ExitCode:
     restrict = _parse_restrict(arguments.restrict) if "restrict" in arguments else None
-    _print_alarms(await signer.inbox.catch_up())
+    _print_all_but_drafts(await signer.inbox.catch_up())
     frozen, gate = _get_waiting(signer, arguments.draft_id)
     _print_draft(frozen)
     last = signer.record.find_last_receipt(gate.user_id)
@@ -368,10 +370,9 @@ def _print_draft(frozen: FrozenDraft) -> None:
     say(f"draft {frozen.draft_id}")
 
 
-def _print_alarms(news: list[News]) -> None:
-    for item in news:
-        if isinstance(item, Alarm):
-            _print_one(item)
+def _print_all_but_drafts(news: list[News]) -> None:
+    """Print what is never shown again; a draft that waits stays in the list."""
+    _print_news([item for item in news if not isinstance(item, NewDraft)])
 
 
 def _print_news(news: list[News]) -> None:

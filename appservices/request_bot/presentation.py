@@ -125,6 +125,6 @@ def _list_facts(request: StoredRequest) -> list[str]:
         facts.append(f"until {until:%H:%M:%S} UTC")
     if status.exit_code is not None and not request.is_open:
         facts.append(f"exit code {status.exit_code}")
-    if status.reason_code:
+    if status.reason_code and status.reason_code != status.state:
         facts.append(_REASONS.get(status.reason_code, status.reason_code))
     return facts

@@ -166,13 +166,6 @@ class EventGraph:
         )
         return {decode_event_id(room.version, stored_id) for stored_id in found}
 
-    def get_number(self, room: LiveRoom, number: int) -> Node:
-        """Raises NotLoaded."""
-        node = self._graph(room).by_nid.get(number)
-        if node is None:
-            raise NotLoaded("event", graph=Wanted(event_nids=[number]))
-        return node
-
     def get_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
         """Raises NotLoaded, which names all that are missing."""
         by_nid = self._graph(room).by_nid

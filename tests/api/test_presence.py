@@ -144,6 +144,16 @@ def test_sync_may_say_that_the_user_is_away(alice: User, bob: User, room_id: str
     assert seen(bob, alice) == "unavailable"
 
 
+def test_sliding_sync_makes_the_user_online_too(alice: User, bob: User, room_id: str) -> None:
+    sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+    alice.post(sliding, {"set_presence": "offline"})
+    assert seen(bob, alice) == "offline"
+
+    alice.post(sliding, {})
+    assert seen(bob, alice) == "online"
+
+
 def test_user_who_closed_the_connection_is_offline_soon(
     alice: User, bob: User, room_id: str
 ) -> None:

@@ -29,7 +29,7 @@ def test_the_difference_is_that_of_whole_chains(seed: int, size: int, sets: int)
     states = [
         set(chance.sample(range(1, size + 1), chance.randrange(1, size))) for _ in range(sets)
     ]
-    common = set.intersection(*states)
+    common = {number for number in states[0] if all(number in state for state in states)}
     conflicted = [state - common for state in states]
     anchors = [number for number in common if chance.random() < 0.3]
 
@@ -37,7 +37,8 @@ def test_the_difference_is_that_of_whole_chains(seed: int, size: int, sets: int)
 
     every = (1 << sets) - 1
     chains = [chain_of(state, graph) for state in states]
-    difference = set.union(*chains) - set.intersection(*chains)
+    in_all = {number for number in chains[0] if all(number in chain for chain in chains)}
+    difference = set().union(*chains) - in_all
     assert {number for number, held in bits.items() if held != every} == difference
     for number in difference:
         assert bits[number] == sum(1 << i for i, chain in enumerate(chains) if number in chain)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
+from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
 from tests.homeserver import Homeserver, User
@@ -32,7 +33,7 @@ class RandomRoom:
         self.admin = self.remote.user("admin")
         self.users = [self.remote.user(name) for name in LOCALPARTS]
         self.sent = [self.remote.join(self.admin)]
-        levels = {self.admin: 100, self.users[0]: 50}
+        levels: dict[str, int] = {self.admin: 100, self.users[0]: 50}
         stage.feed(*self.sent)
         self.give_levels(stage, levels)
         self.sent += [self.remote.join(user) for user in self.users]
@@ -75,7 +76,7 @@ class RandomRoom:
             case 4 | 5:
                 return remote.join(sender, prev=prev, timestamp=time)
             case 6:
-                rule = {"join_rule": chosen.choice(("public", "invite"))}
+                rule: JsonObject = {"join_rule": chosen.choice(("public", "invite"))}
                 return remote.send(
                     "m.room.join_rules", sender, rule, state_key="", prev=prev, timestamp=time
                 )

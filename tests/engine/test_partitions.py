@@ -30,7 +30,7 @@ class Network:
         self.users = {server.name: server.user("user") for server in self.servers}
         path = f"/rooms/{stage.room_id}/state/m.room.power_levels"
         levels = stage.alice.get(path).json
-        levels["users"] |= {self.admin: 100, self.users["other.test"]: 50}
+        levels["users"] |= {self.admin: 100, self.users[self.servers[1].name]: 50}
         assert stage.alice.put(path, levels).status == 200
         stage.share(*self.servers)
         joins = [stage.remote.join(self.admin)]

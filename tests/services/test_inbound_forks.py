@@ -182,7 +182,6 @@ def test_state_changed_by_a_resolution_reaches_an_incremental_sync(stage: Stage)
     bob = remote_moderator(stage)
     base = stage.remote.graph.tips()
     theirs = stage.remote.topic(bob, "theirs", prev=base)
-    asking = {"use_state_after": "true"}
     token = stage.alice.sync()["next_batch"]
     path = f"/rooms/{quote(stage.room_id)}/state/m.room.name"
     ours = stage.alice.put(path, {"name": "ours"}).json["event_id"]
@@ -192,7 +191,7 @@ def test_state_changed_by_a_resolution_reaches_an_incremental_sync(stage: Stage)
     merged = stage.remote.say(bob, "meanwhile", prev=[theirs.event_id])
     stage.feed(merged)
 
-    body = stage.alice.sync(seen, **asking)["rooms"]["join"][stage.room_id]
+    body = stage.alice.sync(seen, use_state_after="true")["rooms"]["join"][stage.room_id]
     assert [e["event_id"] for e in body["timeline"]["events"]] == [theirs.event_id, merged.event_id]
     assert [e["event_id"] for e in body["state_after"]["events"]] == [theirs.event_id]
     assert ours in stage.state().values()

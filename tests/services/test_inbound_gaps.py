@@ -185,7 +185,7 @@ def test_attack_2_fetched_events_are_checked_as_those_that_are_sent(stage: Stage
     liar = Liar(stage.remote, [join.pdu])
 
     with pytest.raises(CannotDecide):
-        stage.feed(last, source=liar)  # type: ignore[arg-type]  # by __getattr__
+        stage.feed(last, source=liar)
 
     assert stage.flags(join) is None
     assert stage.flags(last) is None
@@ -199,7 +199,7 @@ def test_attack_5_events_that_were_not_asked_for_are_not_stored(stage: Stage) ->
     last = stage.remote.say(bob, "last", prev=base)
     liar = Liar(stage.remote, [join.pdu, *(event.pdu for event in stray), {"garbage": 1}])
 
-    assert stage.feed(last, source=liar) == [Outcome.ACCEPTED]  # type: ignore[arg-type]  # by __getattr__
+    assert stage.feed(last, source=liar) == [Outcome.ACCEPTED]
     assert [stage.flags(event) for event in stray] == [None] * 5
 
 
@@ -228,7 +228,7 @@ def test_attack_5_missing_parents_without_end_are_given_up(stage: Stage) -> None
     endless = Bottomless(stage.remote, chain)
     stage.remote.requests.clear()
 
-    assert stage.feed(last, source=endless) == [Outcome.ACCEPTED]  # type: ignore[arg-type]  # by __getattr__
+    assert stage.feed(last, source=endless) == [Outcome.ACCEPTED]
     assert endless.requests <= 10
     assert len(stage.remote.requests) < 100
     assert last.event_id in stage.tips()

@@ -12,6 +12,7 @@ from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonValue
 from homeserver.errors import InvalidParam
 from homeserver.requester import Requester
+from homeserver.services.presence import Presence
 from homeserver.services.sliding_sync.service import SlidingSync
 from homeserver.services.sliding_sync.wishes import (
     LAZY,
@@ -99,8 +100,11 @@ class SlidingSyncBody:
 class SlidingSyncAPI:
     """The client's view of the rooms it looks at, and how it learns of changes."""
 
-    def __init__(self, sliding_sync: SlidingSync, *, max_timeout_seconds: int) -> None:
+    def __init__(
+        self, sliding_sync: SlidingSync, presence: Presence, *, max_timeout_seconds: int
+    ) -> None:
         self._sliding_sync = sliding_sync
+        self._presence = presence
         self._max_timeout_ms = max_timeout_seconds * 1000
 
     @endpoint(
@@ -116,7 +120,6 @@ class SlidingSyncAPI:
         timeout: int | None = None,  # noqa: ASYNC109 - the wire name
         set_presence: Literal["offline", "online", "unavailable"] = "online",
     ) -> RawJSON:
-        del set_presence  # presence is not offered yet
         timeout_ms = timeout if timeout is not None else body.timeout or 0
         lists = body.lists or {}
         subscriptions = body.room_subscriptions or {}
@@ -156,7 +159,9 @@ class SlidingSyncAPI:
             to_device_since=_since(to_device) if wants_to_device else None,
             wants_e2ee=extensions.e2ee is not None and extensions.e2ee.enabled is True,
         )
-        return RawJSON(await self._sliding_sync.sync(request))
+        wish = body.set_presence or set_presence
+        with self._presence.syncing(user_id, requester.device_id, wish):
+            return RawJSON(await self._sliding_sync.sync(request))
 
 
 def _since(to_device: ToDeviceBody | None) -> int:

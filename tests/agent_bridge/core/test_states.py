@@ -8,18 +8,18 @@ from tests.agent_bridge.core.refusing import refusing
 
 # Written out by hand, one row a state; a dash means refused.
 EXPECTED = """
-            quorum_met denial  expiry  supersession drift_found consumed succeeded failed lost      restart
-pending     approved   denied  expired superseded   drift       -        -         -      -         expired
-approved    -          revoked expired superseded   drift       running  -         -      -         expired
-running     -          revoked -       -            -           -        done      failed ambiguous ambiguous
-done        -          -       -       -            -           -        -         -      -         -
-failed      -          -       -       -            -           -        -         -      -         -
-denied      -          -       -       -            -           -        -         -      -         -
-expired     -          -       -       -            -           -        -         -      -         -
-revoked     -          -       -       -            -           -        -         -      -         -
-superseded  -          -       -       -            -           -        -         -      -         -
-drift       -          -       -       -            -           -        -         -      -         -
-ambiguous   -          -       -       -            -           -        -         -      -         -
+            quorum_met denial  expiry  supersession drift_found consumed succeeded failed lost      restart     withdrawal
+pending     approved   denied  expired superseded   drift       -        -         -      -         expired     revoked
+approved    -          revoked expired superseded   drift       running  -         -      -         expired     revoked
+running     -          revoked -       -            -           -        done      failed ambiguous ambiguous   -
+done        -          -       -       -            -           -        -         -      -         -           -
+failed      -          -       -       -            -           -        -         -      -         -           -
+denied      -          -       -       -            -           -        -         -      -         -           -
+expired     -          -       -       -            -           -        -         -      -         -           -
+revoked     -          -       -       -            -           -        -         -      -         -           -
+superseded  -          -       -       -            -           -        -         -      -         -           -
+drift       -          -       -       -            -           -        -         -      -         -           -
+ambiguous   -          -       -       -            -           -        -         -      -         -           -
 """  # noqa: E501  a table
 _HEADER, *_ROWS = [line.split() for line in EXPECTED.strip().splitlines()]
 CASES = [

@@ -275,3 +275,16 @@ def test_a_home_directory_with_keys_is_no_workspace(tmp_path: Path) -> None:
 
     with pytest.raises(RequestRefused, match="keys"):
         make_workspace(bytes(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "argv", [("rm", "notes"), ("/usr/bin/mv", "notes", "old"), ("unlink", "notes")]
+)
+def test_a_request_to_remove_a_file_that_would_be_pinned_is_refused(
+    workspace: Workspace, argv: tuple[str, ...]
+) -> None:
+    put(workspace, "notes")
+    put(workspace, "directory/file")
+
+    assert refusal_of(workspace, *argv) == "cannot_be_frozen"
+    assert freeze_exec(workspace, "rm", "-r", "directory").surroundings.inputs == ()

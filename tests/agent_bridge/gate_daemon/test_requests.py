@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_bridge.core.states import State
 from agent_bridge.gate.enrollment import remove_enrollment
 from agent_bridge.gate.sandbox_probe import SandboxMissing, SandboxReady
 from agent_bridge.gate.state_directory import StateDirectory
@@ -153,6 +154,7 @@ def test_the_requester_can_withdraw_what_waits(tmp_path: Path, sandbox: SandboxR
 
             assert stage.status["state"] == "revoked"
             assert stage.status["reason_code"] == "cancelled_by_requester"
+            assert stage.approver.receipts[-1].receipt.outcome.state is State.REVOKED
             await stage.decide(stage.approver, stage.approver.drafts[0])
             assert not stage.has_run()
 

@@ -76,7 +76,9 @@ def test_two_people_are_needed_for_t3_and_one_can_deny(console: Console) -> None
         console.ask(gate.line("requests room"), "touch", "made")
         (draft,) = console.pending("alice")
         denied = console.signer("alice", "deny", draft["draft_id"], "--wait", "60")
+        listed = console.signer("bob", "pending")
 
+    assert f"denied (denied) {draft['draft_id']}" in listed.out
     assert denied.code == 0, denied.err + denied.out
     assert not (console.directory / "work" / "made").exists()
 

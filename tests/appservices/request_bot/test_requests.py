@@ -290,3 +290,13 @@ def test_command_handled_twice_is_requested_once(stage: Stage) -> None:
 
     assert len(stage.list_requests()) == MAX_OPEN_PER_USER
     assert len(stage.list_shown()) == MAX_OPEN_PER_USER
+
+
+@pytest.mark.parametrize("state", ["denied", "expired", "drift"])
+def test_a_reason_that_repeats_the_state_is_not_said(stage: Stage, state: str) -> None:
+    stage.say("!run true")
+    request_id = stage.list_requests()[0]["request_id"]
+
+    stage.report(request_id, state, reason_code=state)
+
+    assert "(" not in stage.last_words()
