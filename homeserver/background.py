@@ -9,11 +9,13 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from homeserver.clock import Clock
+from homeserver.clock import Clock, cancel_call
 from homeserver.metrics import BACKGROUND_FAILURES
 from homeserver.randomness import Randomness
 
 logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 10.0
 
 
 class Background:
@@ -70,13 +72,23 @@ class Background:
             await self._clock.sleep(self._randomness.jitter(pause))
 
     def stop(self) -> Deferred[None]:
-        """Cancel everything; fires when all of it has ended."""
+        """Cancel everything; fires when all of it has ended, or when that takes too long."""
         self._stopped = True
         running = list(self._running)
-        for task in running:
-            task.cancel()
+        stopped: Deferred[None] = Deferred()
+
+        def give_up() -> None:
+            logger.error("Background tasks do not end count=%d", len(self._running))
+            stopped.callback(None)
+
+        timer = self._clock.call_later(_STOP_SECONDS, give_up)
 
         def done(_: object) -> None:
-            return None
+            if not stopped.called:
+                cancel_call(timer)
+                stopped.callback(None)
 
-        return DeferredList(running, consumeErrors=True).addCallback(done)
+        for task in running:
+            task.cancel()
+        DeferredList(running, consumeErrors=True).addCallback(done)
+        return stopped

@@ -126,14 +126,20 @@ class AppserviceSender:
                     pause,
                 )
             self._fall_behind()
-            self._pause = self._clock.sleep(self._randomness.jitter(pause))
-            try:
-                await self._pause
-            except CancelledError:
-                if not self._is_reached:
-                    raise
-                self._is_reached = False
+            await self._back_off(pause)
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait, but not after `note_reached`."""
+        self._pause = self._clock.sleep(self._randomness.jitter(seconds))
+        try:
+            await self._pause
+        except CancelledError:
+            if not self._is_reached:
+                raise
+        finally:
+            self._pause = None
+            self._is_reached = False
 
     async def _follow(self) -> None:
         cursor = await self._db.read(appservices.find_cursor, self._service.id)
@@ -215,7 +221,7 @@ class AppserviceSender:
                 " appservice=%s cause=%s seconds=%.0f",
                 self._service.id, problem, pause,
             )  # fmt: skip
-            await self._clock.sleep(self._randomness.jitter(pause))
+            await self._back_off(pause)
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
         APPSERVICE_TRANSACTIONS.labels("delivered").inc()
         self._delivered = last

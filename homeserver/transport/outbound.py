@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import treq
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
@@ -41,7 +42,7 @@ class OutboundHttp:
     async def request(
         self, method: str, url: str, *, token: str, body: bytes, timeout_seconds: float
     ) -> Answer:
-        """Raises RequestFailed."""
+        """Raises RequestFailed; a cancelled call stays cancelled, so that the server can stop."""
         client = treq.client.HTTPClient(self._agent)
         received: list[bytes] = []
         size = 0
@@ -69,7 +70,7 @@ class OutboundHttp:
             status = await performing
         except (ConnectError, ConnectionDone, ConnectionLost, DNSLookupError) as error:
             raise RequestFailed(str(error)) from error
-        except (ConnectTimeout, CancelledError) as error:
+        except (ConnectTimeout, TimedOut) as error:
             raise RequestFailed(f"no answer in {timeout_seconds:g} s") from error
         except (ResponseFailed, ResponseNeverReceived, SchemeNotSupported) as error:
             raise RequestFailed(type(error).__name__) from error

@@ -281,3 +281,21 @@ def test_a_service_without_a_url_is_told_nothing_and_cannot_ping(
     assert (reply.status, reply.errcode) == (400, "M_URL_NOT_SET")
     assert homeserver.http.requests == []
     homeserver.stop()
+
+
+def test_a_ping_ends_the_back_off(bridged: Homeserver) -> None:
+    alice = bridged.register("alice")
+    room_id = room_with_ghost(bridged, alice)
+    bridged.http.answers += [RequestFailed("refused")] * 6
+    alice.send(room_id, "hello")
+    for _ in range(5):
+        bridged.advance(16)
+    failed = len(bridged.http.requests)
+    bridged.http.answers.clear()
+
+    reply = ask(bridged, "POST", "/v1/appservice/irc/ping", {})
+
+    assert reply.status == 200
+    pushed = [r for r in bridged.http.requests if r.method == "PUT"]
+    assert failed >= 4
+    assert len(pushed) == failed + 1
