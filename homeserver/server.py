@@ -318,7 +318,6 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             VersionsAPI(
                 public_base_url=config.server.public_base_url,
                 default_room_version=config.server.default_room_version,
-                password_login=True,
                 unstable_features={"org.matrix.simplified_msc3575": True},
             ),
             RegistrationAPI(

@@ -28,6 +28,7 @@ ROOM_ALIAS = f"#workshop:{SERVER_NAME}"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+_LAST_LINES = 10
 _COMMAND_SECONDS = 120.0
 
 Progress = Callable[[str], None]
@@ -341,7 +342,9 @@ class Stack:
         while not await condition():
             if program.process.returncode is not None:
                 said = program.log.read_text("utf-8", "replace").strip().splitlines()
-                raise StackFailed(said[-1] if said else f"the {name} ended without a word")
+                raise StackFailed(
+                    "\n".join(said[-_LAST_LINES:]) if said else f"the {name} ended without a word"
+                )
             if asyncio.get_running_loop().time() > deadline:
                 raise StackFailed(f"the {name} does not come up; see {program.log}")
             await asyncio.sleep(_POLL_SECONDS)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.identifiers import EventID
 from homeserver.core.room_versions import EventIDFormat, RoomVersion
 from homeserver.core.signing import decode_base64, encode_base64, encode_base64_urlsafe
 from homeserver.storage.query import (
     Txn,
     execute,
     fetch_value,
-    find_row,
     find_value,
     insert_many,
     list_rows,
@@ -65,16 +64,6 @@ class StoredEvent:
     is_replaced_redacted: bool
     room_state: int | None
     """State of the room with the event in it, where that is not `state_after`."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventPlace:
-    room_id: RoomID
-    room_nid: int
-    event_nid: int
-    depth: int
-    flags: int
-    sender: UserID
 
 
 def encode_event_id(version: RoomVersion, event_id: EventID) -> bytes:
@@ -179,19 +168,6 @@ def max_event_nid(txn: Txn) -> int:
     )
 
 
-def find_event_place(txn: Txn, event_id: bytes) -> EventPlace | None:
-    """Find an event by its stored id, in whatever room."""
-    return find_row(
-        txn,
-        EventPlace,
-        """
-        SELECT room_id, room_nid, event_nid, depth, flags, user_id
-          FROM events JOIN rooms USING (room_nid) JOIN users ON user_nid = sender_nid
-         WHERE event_id = %s""",
-        (event_id,),
-    )
-
-
 def has_event(txn: Txn, room_nid: int, event_nid: int) -> bool:
     return fetch_value(
         txn,
@@ -208,23 +184,6 @@ def find_event_nid(txn: Txn, room_nid: int, event_id: bytes) -> int | None:
         "SELECT event_nid FROM events WHERE event_id = %s AND room_nid = %s",
         (event_id, room_nid),
     )
-
-
-def list_pdus(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> dict[int, bytes]:
-    """Return the bytes as signed by event number."""
-    rows = list_rows(
-        txn,
-        _Bytes,
-        "SELECT event_nid, pdu FROM event_bytes WHERE room_nid = %s AND event_nid = ANY(%s)",
-        (room_nid, list(event_nids)),
-    )
-    return {row.event_nid: row.pdu for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class _Bytes:
-    event_nid: int
-    pdu: bytes
 
 
 def list_events(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[StoredEvent]:

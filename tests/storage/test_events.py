@@ -151,9 +151,6 @@ def test_an_event_is_found_only_in_its_room(txn: Txn) -> None:
         True,
         False,
     )
-    place = events.find_event_place(txn, event_id)
-    assert place is not None
-    assert (place.room_id, place.sender, place.depth) == ("!a:hs.test", ALICE, 1)
 
 
 def test_the_newest_number_counts_hidden_events_too(txn: Txn) -> None:

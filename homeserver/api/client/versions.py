@@ -19,12 +19,10 @@ class VersionsAPI:
         *,
         public_base_url: str | None,
         default_room_version: str,
-        password_login: bool,
         unstable_features: dict[str, bool],
     ) -> None:
         self._public_base_url = public_base_url
         self._default_room_version = default_room_version
-        self._password_login = password_login
         self._unstable_features = unstable_features
 
     @endpoint("getVersions", "GET", "/_matrix/client/versions", auth=Auth.OPTIONAL)
