@@ -1,10 +1,11 @@
 # make run   start everything and say what to do next
 # make test  every test · make lint · make demo · make bench
+# make compat  every scenario with a real Synapse, which it installs into .venv-synapse
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8008
 
-.PHONY: run test lint format demo bench lock schema
+.PHONY: run test compat lint format demo bench lock schema
 
 run: .venv/.run
 	@$(BIN)/python -m tools.run --port $(PORT)
@@ -14,6 +15,9 @@ demo: .venv/.run
 
 test: .venv/.test
 	$(BIN)/pytest
+
+compat: .venv/.test
+	$(BIN)/pytest synapse_compat_tests
 
 lint: .venv/.test
 	$(BIN)/ruff check

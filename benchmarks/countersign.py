@@ -20,13 +20,16 @@ def server_version(repository: Path) -> str:
     return found.stdout.strip() or "unknown"
 
 
-def write_config(directory: Path, port: int) -> Path:
+CHEAP_PASSWORDS = {"time_cost": 1, "memory_kib": 1024, "parallelism": 1}
+
+
+def write_config(directory: Path, port: int, *, costly_passwords: bool = False) -> Path:
     config = {
         "server": {"name": "countersign.test"},
         "listen": {"port": port},
         "registration": {"enabled": True},
         "rate_limits": {"enabled": False},
-        "passwords": {"time_cost": 1, "memory_kib": 1024, "parallelism": 1},
+        "passwords": {} if costly_passwords else CHEAP_PASSWORDS,
         "logging": {"level": "WARNING"},
     }
     path = directory / "homeserver.yaml"
@@ -35,9 +38,11 @@ def write_config(directory: Path, port: int) -> Path:
 
 
 @contextmanager
-def run_countersign(directory: Path, port: int, repository: Path) -> Iterator[RunningServer]:
+def run_countersign(
+    directory: Path, port: int, repository: Path, *, costly_passwords: bool = False
+) -> Iterator[RunningServer]:
     """Run our server with an empty embedded database."""
-    config = write_config(directory, port)
+    config = write_config(directory, port, costly_passwords=costly_passwords)
     command = [sys.executable, "-m", "homeserver", "run", "--config", str(config)]
     try:
         with run_until_done(command, port=port, log=directory / "stdout") as process:

@@ -19,6 +19,8 @@ from benchmarks.processes import RunningServer, run_until_done
 
 NO_LIMIT = {"per_second": 1_000_000, "burst_count": 1_000_000}
 SHARED_SECRET = "benchmark"
+CHEAP_ROUNDS = 4
+DEFAULT_ROUNDS = 12
 POSTGRES_SETTINGS = """
 shared_buffers = 512MB
 effective_cache_size = 2GB
@@ -67,7 +69,9 @@ def run_postgres(data: Path) -> Iterator[tuple[str, int]]:
         server.cleanup()
 
 
-def write_config(directory: Path, port: int, socket_directory: str) -> Path:
+def write_config(
+    directory: Path, port: int, socket_directory: str, *, costly_passwords: bool = False
+) -> Path:
     database = {
         "user": "postgres",
         "database": "synapse",
@@ -118,7 +122,7 @@ def write_config(directory: Path, port: int, socket_directory: str) -> Path:
         "listeners": [listener],
         "database": {"name": "psycopg2", "args": database},
         "registration_shared_secret": SHARED_SECRET,
-        "bcrypt_rounds": 4,
+        "bcrypt_rounds": DEFAULT_ROUNDS if costly_passwords else CHEAP_ROUNDS,
         "presence": {"enabled": True},
         **limits,
     }
@@ -128,10 +132,12 @@ def write_config(directory: Path, port: int, socket_directory: str) -> Path:
 
 
 @contextmanager
-def run_synapse(directory: Path, port: int, venv: Path, version: str) -> Iterator[RunningServer]:
+def run_synapse(
+    directory: Path, port: int, venv: Path, version: str, *, costly_passwords: bool = False
+) -> Iterator[RunningServer]:
     """Run Synapse with an empty database."""
     with run_postgres(directory / "postgres") as (socket_directory, db_pid):
-        config = write_config(directory, port, socket_directory)
+        config = write_config(directory, port, socket_directory, costly_passwords=costly_passwords)
         command = [str(venv / "bin" / "python"), "-m", "synapse.app.homeserver", "-c", str(config)]
         subprocess.run([*command, "--generate-keys"], check=True, capture_output=True)
         with run_until_done(command, port=port, log=directory / "stdout") as process:

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -20,9 +21,10 @@ from homeserver.config import Config, ConfigInvalid, example_config, load_config
 from homeserver.engine.server_keys import SigningKeyUnusable, load_signing_key
 from homeserver.logs import start_logging
 from homeserver.randomness import Randomness
+from homeserver.storage.database import DatabaseTaken
 from homeserver.storage.embedded import EmbeddedPostgres, PostgresUnusable
 from homeserver.storage.migrations import MigrationRefused, migrate
-from homeserver.storage.ownership import DatabaseOwnership, DatabaseTaken
+from homeserver.storage.ownership import DatabaseOwnership
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 _EXIT_CONFIG = 2
 _EXIT_START = 3
+_WAIT_STEP_SECONDS = 1.0
 
 
 class StartRefused(Exception):
@@ -72,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: Config) -> int:
     start_logging(config.logging.level, config.logging.file)
     _check_data_directory(config)
-    listening = _bind(config)
+    listening = _bind(config.listen.address, config.listen.port, "listen.port")
+    tls_port = config.federation.tls_port
+    listening_tls = None
+    if tls_port is not None:
+        listening_tls = _bind(config.federation.tls_address, tls_port, "federation.tls_port")
     signing_key = load_signing_key(config.path(config.server.signing_key_file), Randomness())
     registrations = load_registrations(
         [config.path(file) for file in config.appservices.registration_files]
@@ -81,18 +88,18 @@ def _run(config: Config) -> int:
     try:
         url = _database_url(config, postgres)
         try:
-            ownership = _answered(DatabaseOwnership, url)
+            ownership = _owned(url, config.database.wait_seconds)
         except DatabaseTaken:
             postgres = None  # it serves the other process
             raise
-        applied = _migrated(config, url)
-        for name in applied:
-            logger.info("Applied migration name=%s", name)
+        for line in _migrated(config, url):
+            logger.info("%s", line)
         # The reactor is installed by the first import of it, so this comes last.
-        from homeserver.process import run_server  # noqa: PLC0415
+        from homeserver.process import OwnDatabase, run_server  # noqa: PLC0415
 
+        own = OwnDatabase(url, ownership, postgres)
         try:
-            return run_server(config, url, signing_key, registrations, listening)
+            return run_server(config, own, signing_key, registrations, listening, listening_tls)
         finally:
             ownership.release()
     finally:
@@ -103,12 +110,20 @@ def _run(config: Config) -> int:
 def _migrate(config: Config) -> int:
     postgres = _embedded(config)
     try:
-        for name in _migrated(config, _database_url(config, postgres)):
-            print(f"applied {name}")
+        url = _database_url(config, postgres)
+        try:
+            ownership = _owned(url, config.database.wait_seconds)
+        except DatabaseTaken:
+            postgres = None  # it serves the other process
+            raise
+        try:
+            for line in _migrated(config, url):
+                print(line)
+        finally:
+            ownership.release()
     finally:
         if postgres is not None:
             postgres.stop()
-    print("The database is up to date.")
     return 0
 
 
@@ -135,6 +150,21 @@ def _database_url(config: Config, postgres: EmbeddedPostgres | None) -> str:
 
 def _migrated(config: Config, url: str) -> list[str]:
     return _answered(migrate, url, config.server.name)
+
+
+def _owned(url: str, wait_seconds: float) -> DatabaseOwnership:
+    """Wait until the database answers. Raises DatabaseTaken, StartRefused."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return _answered(DatabaseOwnership, url)
+        except StartRefused as refused:
+            left = deadline - time.monotonic()
+            if left <= 0 or not isinstance(refused.__cause__, psycopg2.OperationalError):
+                raise
+            cause = " ".join(str(refused.__cause__).split())
+            logger.warning("Waiting for the database seconds_left=%d cause=%s", left, cause)
+            time.sleep(min(_WAIT_STEP_SECONDS, left))
 
 
 def _answered(ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -166,19 +196,18 @@ def _check_data_directory(config: Config) -> None:
         ) from error
 
 
-def _bind(config: Config) -> socket.socket:
+def _bind(address: str, port: int, setting: str) -> socket.socket:
     """Take the port before anything else is started, so that a taken one is said at once."""
-    address = (config.listen.address, config.listen.port)
-    family = socket.AF_INET6 if ":" in config.listen.address else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(address)
+        listening.bind((address, port))
     except OSError as error:
         listening.close()
         raise StartRefused(
-            f"Cannot listen on {address[0]}:{address[1]} ({error.strerror}): stop what uses the "
-            "port, or set listen.port to another one."
+            f"Cannot listen on {address}:{port} ({error.strerror}): stop what uses the "
+            f"port, or set {setting} to another one."
         ) from error
     listening.listen(1024)
     listening.setblocking(False)

@@ -7,6 +7,7 @@ combinations are refused, not warned about. Relative paths are relative to the f
 
 import dataclasses
 import inspect
+import ipaddress
 import re
 import textwrap
 import typing
@@ -16,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from homeserver.core.identifiers import ServerName
-from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS
+from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.transport.decoding import DecodingFailed, decode
 
 
@@ -57,11 +58,56 @@ class ListenSection:
 
 
 @dataclass(frozen=True)
+class FederationSection:
+    enabled: bool = True
+    """Talk with other servers."""
+    tls_port: int | None = None
+    """TCP port for other servers, with TLS (8448 is what they try first); null: a proxy in front
+    of listen.port serves them."""
+    tls_address: str = "0.0.0.0"  # noqa: S104 - it is there for the whole network
+    """Address that tls_port listens on."""
+    tls_certificate_file: str | None = None
+    """Certificate chain (PEM) for tls_port; read again when the file changes."""
+    tls_key_file: str | None = None
+    """Private key (PEM) of the certificate."""
+    delegated_name: ServerName | None = None
+    """Where other servers find this one, such as matrix.example.org:443, if server.name does not
+    say it; served as .well-known/matrix/server. null: nothing is served there."""
+    ca_file: str | None = None
+    """Certificates (PEM) of further authorities that other servers' certificates may be signed by;
+    null: those of the system alone."""
+    allowed_servers: list[str] | None = None
+    """The only servers to talk with; null: all."""
+    denied_servers: list[str] = field(default_factory=list)
+    """Servers never to talk with; * and ? are wildcards."""
+    trusted_key_servers: list[ServerName] = field(default_factory=list)
+    """Servers that are asked for the keys of servers that do not answer themselves."""
+    old_keys_file: str | None = None
+    """Keys this server signed with in the past, one a line: KEY_ID PUBLIC_KEY EXPIRED_MS."""
+    timeout_seconds: int = 60
+    """How long another server may take for an answer."""
+
+
+@dataclass(frozen=True)
+class PublicRoomsSection:
+    over_federation: bool = True
+    """Show the directory of published rooms to other servers."""
+
+
+@dataclass(frozen=True)
+class OutboundSection:
+    allowed_networks: list[str] = field(default_factory=list)
+    """Private networks, such as 10.1.0.0/16, that the server may call on behalf of others."""
+
+
+@dataclass(frozen=True)
 class DatabaseSection:
     url: str | None = None
     """postgresql://… of a PostgreSQL 15 or newer; null: the embedded one in data_directory."""
     threads: int = 6
     """Connections to the database."""
+    wait_seconds: int = 60
+    """How long to wait at the start for a database that does not answer yet."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +155,23 @@ class AppserviceSection:
 
 
 @dataclass(frozen=True)
+class MediaSection:
+    max_upload_bytes: int = 52_428_800
+    """Larger files are refused."""
+    max_remote_bytes: int = 52_428_800
+    """Larger files of other servers are not fetched."""
+    remote_cache_bytes: int = 10_737_418_240
+    """Disk space for files of other servers; those used least recently are deleted first."""
+    max_user_bytes: int | None = 10_737_418_240
+    """What one user may upload in all; null: as much as the disk holds."""
+    max_pending_uploads: int = 10
+    """Media ids that a user may have made without having uploaded to them."""
+    unauthenticated_legacy: bool = False
+    """Give files that come while this is on to whoever knows their URL, logged in or not, as old
+    clients and servers need; files that come while it is off are never given out that way."""
+
+
+@dataclass(frozen=True)
 class LimitsSection:
     live_rooms_bytes: int = 268_435_456
     """Memory for rooms in use; the least recently used go first."""
@@ -130,12 +193,16 @@ class LoggingSection:
 class Config:
     server: ServerSection
     listen: ListenSection = ListenSection()
+    federation: FederationSection = FederationSection()
+    public_rooms: PublicRoomsSection = PublicRoomsSection()
+    outbound: OutboundSection = OutboundSection()
     database: DatabaseSection = DatabaseSection()
     registration: RegistrationSection = RegistrationSection()
     rate_limits: RateLimitSection = RateLimitSection()
     passwords: PasswordSection = PasswordSection()
     presence: PresenceSection = PresenceSection()
     appservices: AppserviceSection = AppserviceSection()
+    media: MediaSection = MediaSection()
     limits: LimitsSection = LimitsSection()
     logging: LoggingSection = LoggingSection()
     directory: Path = field(default=Path(), metadata={"decoded": False})
@@ -170,9 +237,23 @@ def _refuse_unsafe(file: Path, config: Config) -> None:
     problems = []
     if config.logging.level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         problems.append("logging.level must be DEBUG, INFO, WARNING or ERROR")
-    if config.server.default_room_version not in CREATABLE_ROOM_VERSIONS:
-        offered = ", ".join(CREATABLE_ROOM_VERSIONS)
+    if config.server.default_room_version not in ROOM_VERSIONS:
+        offered = ", ".join(ROOM_VERSIONS)
         problems.append(f"server.default_room_version must be one of {offered}")
+    for network in config.outbound.allowed_networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            problems.append(f"outbound.allowed_networks: {error}; write it as 10.1.0.0/16")
+    federation = config.federation
+    if federation.tls_port is not None and (
+        federation.tls_certificate_file is None or federation.tls_key_file is None
+    ):
+        problems.append(
+            "federation.tls_port needs federation.tls_certificate_file and federation.tls_key_file"
+        )
+    if config.media.remote_cache_bytes < config.media.max_remote_bytes:
+        problems.append("media.remote_cache_bytes must be at least media.max_remote_bytes")
     if config.database.threads < 1:
         problems.append("database.threads must be at least 1")
     if config.listen.trust_forwarded_headers and config.listen.address not in (

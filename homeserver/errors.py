@@ -7,7 +7,8 @@ spec: client-server-api/#standard-error-response, v1.19
     ├─ Unauthorized: MissingToken · UnknownToken(soft_logout)
     ├─ Forbidden            ├─ NotFound          ├─ Conflict: UserInUse · RoomInUse
     ├─ LimitExceeded(retry_after_ms)             ├─ Unrecognized
-    └─ InteractiveAuthRequired(body)             └─ ServiceUnavailable(retry_after_ms)
+    ├─ InteractiveAuthRequired(body)             ├─ ServiceUnavailable(retry_after_ms)
+    └─ ServersFailed
     storage: DatabaseUnavailable · ConstraintViolated(name)
 
 The errors of the pure core are in `core/errors.py`; services translate them. One place turns
@@ -141,10 +142,22 @@ class ServiceUnavailable(MatrixError):
         self.retry_after_ms = retry_after_ms
 
 
+class ServersFailed(MatrixError):
+    """No other server that could help has done so."""
+
+    status = 502
+    errcode = "M_UNKNOWN"
+
+
 class DatabaseUnavailable(Exception):
-    """PostgreSQL does not answer or cut the connection. Nothing was committed, unless it was
-    COMMIT itself that was cut: then nobody knows, and the caller must look.
+    """PostgreSQL cannot do it now: it is away, cut the connection, has no disk space or too much
+    to do. Nothing was committed, unless it was COMMIT itself that was cut: then nobody knows, and
+    the caller must look. `told` is for clients, the message for the log.
     """
+
+    def __init__(self, message: str, *, told: str | None = None) -> None:
+        super().__init__(message)
+        self.told = told or "The database does not answer; try again soon"
 
 
 class ConstraintViolated(Exception):

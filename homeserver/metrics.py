@@ -27,6 +27,15 @@ COMMIT_BATCH = Histogram(
     "Events committed in one group commit",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
+RESOLUTION_EVENTS = Histogram(
+    "countersign_state_resolution_events_count",
+    "Events that one state resolution was about",
+    buckets=(2, 5, 10, 50, 200, 1_000, 5_000, 10_000, 30_000),
+)
+RESOLUTION_STEPS = Counter(
+    "countersign_state_resolution_steps_total",
+    "Events met on the way through auth chains to an auth difference",
+)
 LIVE_ROOMS = Gauge("countersign_live_rooms_count", "Rooms held in memory")
 LIVE_ROOM_LOADS = Counter("countersign_live_room_loads_total", "Rooms loaded from the database")
 SYNC_WAITERS = Gauge("countersign_sync_waiters_count", "Long polls that wait for something new")
@@ -35,4 +44,30 @@ BACKGROUND_FAILURES = Counter(
 )
 APPSERVICE_TRANSACTIONS = Counter(
     "countersign_appservice_transactions_total", "Appservice transactions by outcome", ["outcome"]
+)
+FEDERATION_FAILING = Gauge(
+    "countersign_federation_failing_servers_count", "Other servers that could not be told last time"
+)
+FEDERATION_BEHIND = Gauge(
+    "countersign_federation_behind_servers_count",
+    "Other servers that have missed more than memory keeps",
+)
+FEDERATION_QUEUED = Gauge(
+    "countersign_federation_queued_items_count",
+    "What waits for other servers: events in memory, ephemeral data in memory and stored",
+)
+FEDERATION_TRANSACTIONS = Counter(
+    "countersign_federation_transactions_total",
+    "Transactions to other servers: sent, or failed and why",
+    ["outcome"],
+)
+INBOUND_TRANSACTIONS = Counter(
+    "countersign_federation_inbound_transactions_total",
+    "Transactions of other servers: answered, or refused to be sent again",
+    ["outcome"],
+)
+INBOUND_EVENTS = Counter(
+    "countersign_federation_inbound_events_total",
+    "Events in transactions of other servers: accepted or refused",
+    ["outcome"],
 )

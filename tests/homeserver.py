@@ -4,21 +4,16 @@ Every response is validated against the specification's schema of its operation.
 """
 
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-import treq
-from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as FakeReactor
-from twisted.web.client import FileBodyProducer
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
 
 from homeserver.clock import Clock
 from homeserver.config import (
@@ -29,15 +24,19 @@ from homeserver.config import (
     ServerSection,
 )
 from homeserver.core.identifiers import ServerName
+from homeserver.core.json_types import JsonObject
 from homeserver.core.signing import SigningKey
 from homeserver.randomness import Randomness
 from homeserver.server import build
 from homeserver.services.appservices import Appservice, Appservices
 from homeserver.services.passwords import InlineThreads
 from homeserver.transport.endpoint import Router
+from homeserver.transport.federation_client import FederationClient
+from homeserver.transport.http_server import HttpServer
 from homeserver.transport.outbound import Answer, RequestFailed
-from tests.contract.facts import check_response
+from tests.contract.facts import api_of, check_response
 from tests.database import InlineDatabase
+from tests.wire import Wire, parse_answer
 
 START_MS = 1_700_000_000_000
 DEFAULT_CONFIG = Config(
@@ -83,30 +82,30 @@ class Reply:
 class PendingReply:
     """A request under way: a long poll, say."""
 
-    def __init__(self, homeserver: "Homeserver", method: str, path: str) -> None:
+    def __init__(self, homeserver: "Homeserver", method: str, path: str, wire: Wire) -> None:
         self._homeserver = homeserver
         self._method = method
         self._path = path
-        self._results: list[Any] = []
-        self.deferred: Deferred[IResponse] | None = None
+        self._wire = wire
+        self._reply: Reply | None = None
 
     @property
     def answered(self) -> bool:
-        self._homeserver.flush()
-        return bool(self._results)
+        if self._reply is None:
+            self._homeserver.settle()
+            answer = parse_answer(bytes(self._wire.received), has_body=self._method != "HEAD")
+            if answer is not None:
+                self._reply = self._homeserver.check_reply(self._method, self._path, *answer[:3])
+        return self._reply is not None
 
     def reply(self) -> Reply:
         """Raises AssertionError when there is no answer yet."""
         assert self.answered, f"no answer yet: {self._method} {self._path}"
-        result = self._results[0]
-        if isinstance(result, Reply):
-            return result
-        raise result.value
+        assert self._reply is not None
+        return self._reply
 
     def disconnect(self) -> None:
-        assert self.deferred is not None
-        self.deferred.cancel()
-        self._homeserver.flush()
+        self._wire.disconnect()
 
 
 @dataclass(frozen=True)
@@ -136,14 +135,55 @@ class FakeHttp:
         return answer
 
 
+class Network(Protocol):
+    """How servers in memory reach each other: `tests/federation/network.py`."""
+
+    def client_of(self, name: ServerName, reactor: FakeReactor) -> FederationClient: ...
+
+    def settle(self) -> None: ...
+
+
+class NoNetwork:
+    """No other server answers."""
+
+    def client_of(self, name: ServerName, reactor: FakeReactor) -> FederationClient:
+        del name, reactor
+        return self
+
+    def settle(self) -> None:
+        """Do nothing: nobody is waited for."""
+
+    async def request(self, method: str, server: ServerName, path: str, **options: Any) -> bytes:
+        raise RequestFailed(f"there is no network for {method} {server} {path} {options}")
+
+    async def fetch(self, server: ServerName, path: str, **options: Any) -> Answer:
+        raise RequestFailed(f"there is no network for {server} {path} {options}")
+
+    async def fetch_url(self, url: str, **options: Any) -> Answer:
+        raise RequestFailed(f"there is no network for {url} {options}")
+
+    async def request_json(
+        self, method: str, server: ServerName, path: str, **options: Any
+    ) -> JsonObject:
+        raise RequestFailed(f"there is no network for {method} {server} {path} {options}")
+
+
+def key_of(name: ServerName) -> SigningKey:
+    return SigningKey("ed25519:test", hashlib.sha256(name.encode()).digest())
+
+
 class Homeserver:
     def __init__(
         self,
         database: InlineDatabase,
         config: Config = DEFAULT_CONFIG,
         appservices: Sequence[Appservice] = (),
+        network: "Network | None" = None,
     ) -> None:
+        """`network`: the other servers; None: there are none that answer."""
         self._appservices = appservices
+        self._network = network or NoNetwork()
+        self.name = config.server.name
         self.http = FakeHttp()
         self.database = database
         self.config = config
@@ -154,30 +194,40 @@ class Homeserver:
             clock=self.clock,
             randomness=SteadyRandomness(),
             database=database,
-            signing_key=SigningKey("ed25519:test", bytes(range(32))),
+            signing_key=key_of(self.name),
             http=self.http,
+            federation_client=self._network.client_of(self.name, self.reactor),
+            old_keys={},
             appservices=Appservices(appservices),
             threads=InlineThreads(),
+            media_threads=InlineThreads(),
         )
         self._router = Router(self.server.routes)
-        self._agent = RequestTraversalAgent(self.server.root)  # type: ignore[no-untyped-call]  # treq has no types
+        self.http_server = HttpServer(
+            self.server.root.answer,
+            self.clock,
+            max_body_bytes=config.listen.max_body_bytes,
+            larger_bodies=self.server.larger_bodies,
+            timeout_seconds=config.listen.idle_timeout_seconds,
+        )
         started = Deferred.fromCoroutine(self.server.start())
         _result_now(started)
 
     def stop(self) -> None:
+        self.http_server.close()
         _result_now(Deferred.fromCoroutine(self.server.stop()))
 
     def restart(self) -> "Homeserver":
         """The same database under a new process."""
         self.stop()
-        return Homeserver(self.database, self.config, self._appservices)
+        return Homeserver(self.database, self.config, self._appservices, self._network)
+
+    def settle(self) -> None:
+        """Let everything happen that waits for nothing but its turn, here and elsewhere."""
+        self._network.settle()
 
     def advance(self, seconds: float) -> None:
         self.reactor.advance(seconds)
-        self.flush()
-
-    def flush(self) -> None:
-        self._agent.flush()  # type: ignore[no-untyped-call]  # treq has no types here
 
     def start_request(
         self,
@@ -191,39 +241,31 @@ class Homeserver:
         raw: bytes | None = None,
     ) -> PendingReply:
         """`body` is sent as JSON; `raw` as it is. The path must be percent-encoded already."""
-        sent = Headers({"Content-Type": ["application/json"]})
+        sent = {"Host": self.name, "Content-Type": "application/json"}
         if token is not None:
-            sent.addRawHeader("Authorization", f"Bearer {token}")
-        for name, value in (headers or {}).items():
-            sent.setRawHeaders(name, [value])
+            sent["Authorization"] = f"Bearer {token}"
+        sent |= headers or {}
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        url = f"http://hs.test{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
-        pending = PendingReply(self, method, path)
-        producer = FileBodyProducer(io.BytesIO(data), cooperator=_Now()) if data else None
-        pending.deferred = self._agent.request(  # type: ignore[no-untyped-call]  # treq has no types here
-            method.encode(), url.encode(), sent, producer
-        )
+        if data:
+            sent["Content-Length"] = str(len(data))
+        target = path + (f"?{urlencode(query, doseq=True)}" if query else "")
+        lines = [f"{method} {target} HTTP/1.1", *(f"{n}: {v}" for n, v in sent.items()), "", ""]
+        wire = Wire(self.http_server)
+        wire.send("\r\n".join(lines).encode() + data)
+        return PendingReply(self, method, path, wire)
 
-        def got(response: IResponse) -> Deferred[None]:
-            def done(content: bytes) -> None:
-                pending._results.append(self._reply(method, path, response, content))
-
-            return treq.content(response).addCallback(done)
-
-        pending.deferred.addCallback(got)
-        pending.deferred.addErrback(pending._results.append)
-        self.flush()
-        return pending
-
-    def _reply(self, method: str, path: str, response: IResponse, content: bytes) -> Reply:
-        is_json = b"json" in (response.headers.getRawHeaders(b"content-type") or [b""])[0]
+    def check_reply(
+        self, method: str, path: str, status: int, headers: Headers, content: bytes
+    ) -> Reply:
+        is_json = "json" in (headers.getRawHeaders("content-type") or [""])[0]
         value = json.loads(content) if content and is_json else None
         found = self._router.match(path)
         if found is not None and method in found[0]:
             declaration = found[0][method].declaration
             if declaration.extra is None:
-                check_response(declaration.operation_id, response.code, value)
-        return Reply(response.code, value, response.headers, content)
+                api = api_of(declaration.path)
+                check_response(api, declaration.operation_id, status, value)
+        return Reply(status, value, headers, content)
 
     def request(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
         """Raises AssertionError when the server does not answer at once."""
@@ -316,27 +358,6 @@ class User:
         reply = self.get("/sync", timeout=timeout_ms, **query)
         assert reply.status == 200, reply.json
         return reply.json
-
-
-class _Now:
-    """A cooperator that does all the work at once."""
-
-    def cooperate(self, iterator: Any) -> Any:
-        for _ in iterator:
-            pass
-        return _Done()
-
-
-class _Done:
-    def whenDone(self) -> Deferred[None]:  # noqa: N802 - Twisted's name
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
-
-    def stop(self) -> None:
-        return
-
-    pauseProducing = resumeProducing = stop  # noqa: N815 - Twisted's names
 
 
 def _full(path: str) -> str:

@@ -1,28 +1,35 @@
 """A homeserver with one room, and simulated servers whose events are fed to its engine."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, fail, succeed
 
 from homeserver.core.errors import SignatureInvalid
 from homeserver.core.events import Event
-from homeserver.core.identifiers import EventID, RoomID
+from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import ROOM_VERSIONS
-from homeserver.core.signing import SigningKey
 from homeserver.engine.event_placing import Outcome
-from homeserver.engine.inbound_events import InboundEvents, make_inbound_events
 from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.own_server import OwnServer
+from homeserver.engine.remote_rooms import RemoteRooms, make_remote_rooms
 from homeserver.engine.remote_server import RemoteServer
+from homeserver.services.passwords import InlineThreads
 from homeserver.storage import events
 from homeserver.storage.events import decode_event_id, encode_event_id
 from tests.database import InlineDatabase
-from tests.homeserver import Homeserver, User
+from tests.homeserver import Homeserver, User, key_of
 from tests.simulated_server import SimulatedServer, StateIDMap, verify
 
-OWN_KEYS = {"hs.test": SigningKey("ed25519:test", bytes(range(32)))}
+P = ParamSpec("P")
+T = TypeVar("T")
+ENGINE_VERSIONS = ("1", "2", "3", "6", "9", "10", "11", "12")
+"""Room versions between which the engine has something to do differently."""
+GRAPH_VERSIONS = ("1", "2", "11", "12")
+"""Each state resolution algorithm, and both ways of naming parents."""
+OWN_KEYS = {"hs.test": key_of(ServerName("hs.test"))}
 
 
 def result_of(deferred: "Deferred[Any]") -> Any:
@@ -32,6 +39,28 @@ def result_of(deferred: "Deferred[Any]") -> Any:
     if hasattr(results[0], "raiseException"):
         results[0].raiseException()
     return results[0]
+
+
+class StageThreads(InlineThreads):
+    """Computes at once, or when it is let; tells how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.is_held = False
+        self._held: list[Deferred[None]] = []
+
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        self.calls += 1
+        if not self.is_held:
+            return super().call(function, *args, **kwargs)
+        waiting: Deferred[None] = Deferred()
+        self._held.append(waiting)
+        return waiting.addCallback(lambda _: function(*args, **kwargs))
+
+    def release(self) -> None:
+        self.is_held = False
+        while self._held:
+            self._held.pop(0).callback(None)
 
 
 class Stage:
@@ -51,12 +80,15 @@ class Stage:
         homeserver.advance(60)  # rooms are not made too fast
         room.setdefault("preset", "public_chat")
         self.room_id = RoomID(self.alice.create_room(room_version=version, **room))
-        self.inbound = self._make_inbound()
+        self.threads = StageThreads()
+        self.rooms = self._make_rooms()
+        self.inbound = self.rooms.inbound
         self.remote = self.server("remote.test")
 
-    def _make_inbound(self) -> InboundEvents:
+    def _make_rooms(self) -> RemoteRooms:
         server = self.homeserver.server
-        return make_inbound_events(
+        return make_remote_rooms(
+            OwnServer(ServerName("hs.test"), OWN_KEYS["hs.test"], self.homeserver.clock),
             self.homeserver.database,
             server.live_rooms,
             server.changes,
@@ -64,7 +96,8 @@ class Stage:
             server.dictionary,
             server.states,
             server.background,
-            _verified,
+            verified,
+            self.threads,
         )
 
     def restart(self) -> None:
@@ -72,7 +105,8 @@ class Stage:
         self.homeserver = self.homeserver.restart()
         self.homeserver.advance(now)
         self.alice.homeserver = self.homeserver
-        self.inbound = self._make_inbound()
+        self.rooms = self._make_rooms()
+        self.inbound = self.rooms.inbound
 
     @property
     def room(self) -> LiveRoom:
@@ -159,7 +193,7 @@ class Stage:
         return body["next_batch"], [e["event_id"] for part in parts for e in part.get("events", [])]
 
 
-def _verified(event: Event) -> Deferred[None]:
+def verified(event: Event) -> Deferred[None]:
     try:
         verify(event, OWN_KEYS)
     except SignatureInvalid as error:
@@ -167,4 +201,4 @@ def _verified(event: Event) -> Deferred[None]:
     return succeed(None)
 
 
-__all__ = ["Outcome", "Stage", "events"]
+__all__ = ["ENGINE_VERSIONS", "GRAPH_VERSIONS", "Outcome", "Stage", "events", "verified"]

@@ -29,6 +29,8 @@ from homeserver.engine.remote_server import RemoteFailure, StateIDs, StatePDUs
 Slot = tuple[str, str]
 StateIDMap = dict[Slot, EventID]
 _CREATE = ("m.room.create", "")
+_NO_HASH = "A" * 43
+"""What is cited as the hash of an event that is not known."""
 
 
 def key_of(server_name: str) -> SigningKey:
@@ -171,7 +173,10 @@ class SimulatedServer:
             redacts=redacts,
             server_name=server_name or self.name,
             signing_key=key or self.key,
-            reference_hashes={i: reference_hash(e) for i, e in graph.events.items()},
+            reference_hashes={
+                cited: reference_hash(graph.events[cited]) if cited in graph.events else _NO_HASH
+                for cited in (*parents, *auth)
+            },
         )
 
     def send(
@@ -257,6 +262,22 @@ class SimulatedServer:
     async def get_event(self, event_id: EventID) -> JsonObject:
         self._asked("get_event")
         return self._pdu(event_id)
+
+    async def backfill(
+        self, room_id: RoomID, event_ids: Sequence[EventID], limit: int
+    ) -> Sequence[JsonObject]:
+        assert room_id == self.room_id
+        self._asked("backfill")
+        pending = [event_id for event_id in event_ids if event_id in self.graph.events]
+        found: dict[EventID, JsonObject] = {}
+        while pending and len(found) < limit:
+            event_id = max(pending, key=lambda one: self.graph.events[one].depth)
+            pending.remove(event_id)
+            if event_id not in found:
+                if event_id not in self.hidden:
+                    found[event_id] = self._pdu(event_id)
+                pending += self.graph.events[event_id].prev_events
+        return list(found.values())
 
 
 __all__ = ["RoomGraph", "SignatureInvalid", "SimulatedServer", "key_of", "verify"]

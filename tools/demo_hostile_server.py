@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import psycopg2
 
 from homeserver.core.events import make_event, restore_event
@@ -62,7 +63,7 @@ def _forge(txn: Txn, key: SigningKey, room_id: RoomID, forgery: Forgery) -> Even
         sender=forgery.sender,
         state_key=None,
         content=forgery.content,
-        depth=max(parent.depth for parent in before) + 1,
+        depth=max(int(orjson.loads(parent.pdu)["depth"]) for parent in before) + 1,
         origin_server_ts=int(time.time() * 1000),
         prev_events=[events.decode_event_id(version, parent.event_id) for parent in before],
         auth_events=auth_ids,

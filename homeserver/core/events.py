@@ -17,6 +17,7 @@ from homeserver.core.canonical_json import (
     encode_canonical_json,
     encode_checked_json,
     encode_lenient_json,
+    without_slack,
 )
 from homeserver.core.errors import (
     EventMalformed,
@@ -118,7 +119,7 @@ class Event:
         _check_hashes_and_signatures(pdu)
         if len(pdu_bytes) > MAX_PDU_BYTES:
             raise EventMalformed(f"the event has more than {MAX_PDU_BYTES} bytes")
-        self.pdu_bytes = pdu_bytes
+        self.pdu_bytes = without_slack(pdu_bytes)
         if event_id is None:
             event_id = _event_id_of_hash(version, pdu, _signed_bytes(version, pdu))
         self.event_id = event_id
@@ -178,13 +179,14 @@ def make_event(
     redacts: EventID | None = None,
     server_name: str,
     signing_key: SigningKey,
-    reference_hashes: Mapping[EventID, str] | None = None,
+    reference_hashes: Mapping[EventID, str | None] | None = None,
 ) -> Event:
     """Hash, sign and check a new event.
 
     room_id           None only for m.room.create from version 12 on
     redacts           goes to where the room version keeps it; content is copied if need be
-    reference_hashes  versions 1 and 2 only: `reference_hash` of each prev and auth event
+    reference_hashes  versions 1 and 2 only: `reference_hash` of each prev and auth event, or None
+                      where who named the event did not say it
     Raises EventMalformed if the event breaks a limit.
     """
     pdu: JsonObject = {
@@ -341,14 +343,18 @@ def _encode_part(version: RoomVersion, pdu: JsonObject) -> bytes:
 def _references(
     version: RoomVersion,
     event_ids: Iterable[EventID],
-    hashes: Mapping[EventID, str] | None,
+    hashes: Mapping[EventID, str | None] | None,
 ) -> list[JsonValue]:
     if version.event_id_format is not EventIDFormat.DOMAIN:
         return list(event_ids)
+    references: list[JsonValue] = []
     try:
-        return [[event_id, {"sha256": (hashes or {})[event_id]}] for event_id in event_ids]
+        for event_id in event_ids:
+            digest = (hashes or {})[event_id]
+            references.append([event_id, {} if digest is None else {"sha256": digest}])
     except KeyError as error:
         raise EventMalformed(f"the reference hash of {error} is needed") from error
+    return references
 
 
 def _text(pdu: JsonObject, key: str) -> str:

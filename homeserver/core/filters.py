@@ -79,6 +79,19 @@ class RoomEventFilter(EventFilter):
     include_redundant_members: bool = False
     unread_thread_notifications: bool = False
 
+    @property
+    def allows_all(self) -> bool:
+        """Tell whether no event is left out, so that none need be looked at."""
+        return (
+            self.types is None
+            and self.not_types == NO_TYPES
+            and self.senders is None
+            and self.rooms is None
+            and self.contains_url is None
+            and not self.not_senders
+            and not self.not_rooms
+        )
+
     def allows_room(self, room_id: str) -> bool:
         return (self.rooms is None or room_id in self.rooms) and room_id not in self.not_rooms
 

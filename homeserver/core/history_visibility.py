@@ -5,6 +5,7 @@ Invariant: the answer depends only on the room state at the event and on whether
 the room after it; nothing set later hides or shows an event.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from homeserver.core.json_types import JsonObject, JsonValue
@@ -50,6 +51,35 @@ def can_see_event(
         for seen_as in visibilities
         for seen_by in memberships
     )
+
+
+def can_server_see_event(
+    visibility: HistoryVisibility,
+    memberships: Mapping[str, str],
+    *,
+    is_in_room: bool,
+    event_type: str,
+    state_key: str | None,
+    content: JsonObject,
+) -> bool:
+    """Tell whether a server may be given an event as it is: whether any of its users may see it.
+
+    visibility   in force in the state before the event
+    memberships  of the server's users in that state
+    is_in_room   a user of the server is in the room now, who may see what is shared
+    """
+    users = [*memberships, state_key or ""] if event_type == "m.room.member" else [*memberships]
+    for user_id in users or [""]:
+        new_visibility, new_membership = find_changes(event_type, state_key, content, user_id)
+        if can_see_event(
+            visibility,
+            memberships.get(user_id),
+            has_joined_later=is_in_room,
+            new_visibility=new_visibility,
+            new_membership=new_membership,
+        ):
+            return True
+    return False
 
 
 def find_changes(

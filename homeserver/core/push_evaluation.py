@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from homeserver.core.display_names import NamedMembers
 from homeserver.core.glob_patterns import GlobPattern, GlobText, parse_glob, parse_literal
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.property_paths import find_property, split_property_path
@@ -317,6 +318,8 @@ def _pick_named_in_body(event: PushEvent, members: Members) -> Iterable[str]:
     text = event.find_text(_BODY)
     if text is None:
         return ()
+    if isinstance(members, NamedMembers):
+        return members.list_named_in(text)
     return [
         user_id
         for user_id, name in members.items()

@@ -10,7 +10,6 @@ from enum import Enum
 from homeserver.core.canonical_json import MAX_INTEGER
 
 __all__ = [
-    "CREATABLE_ROOM_VERSIONS",
     "ROOM_VERSIONS",
     "EventIDFormat",
     "RoomVersion",
@@ -189,9 +188,6 @@ ROOM_VERSIONS: Mapping[str, RoomVersion] = {
     version.id: version
     for version in (_V1, _V2, _V3, _V4, _V5, _V6, _V7, _V8, _V9, _V10, _V11, _V12)
 }
-
-CREATABLE_ROOM_VERSIONS = ("11", "12")
-"""Those that are offered for new rooms; the others are understood in the rooms there are."""
 
 
 def find_room_version(version_id: str) -> RoomVersion | None:

@@ -5,6 +5,7 @@ It is known to reset state; it exists to agree with other servers about rooms of
 """
 
 import hashlib
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 from homeserver.core.errors import EventRejected, MissingEvent
@@ -65,10 +66,9 @@ def _age(event: Event) -> tuple[int, int]:
 
 
 def _newest_of_allowed_chain(
-    key: _StateKey, oldest_first: Sequence[Event], resolved: Mapping[_StateKey, Event]
+    key: _StateKey, oldest_first: Sequence[Event], resolved: dict[_StateKey, Event]
 ) -> Event:
-    state = dict(resolved)
-    state[key] = oldest_first[0]
+    state = ChainMap({key: oldest_first[0]}, resolved)
     for event in oldest_first[1:]:
         if not _is_allowed(event, state):
             break

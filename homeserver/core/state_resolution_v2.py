@@ -7,7 +7,7 @@ inputs in any order give equal outputs; hostile content never raises.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from homeserver.core.auth_events import auth_types_of
 from homeserver.core.errors import EventRejected, MissingEvent
@@ -100,17 +100,11 @@ def _separate(
 ) -> tuple[dict[_StateKey, EventID], set[EventID]]:
     """Return the state all sets agree on, and the events of all other keys."""
     first, *others = state_sets
-    unconflicted = dict(first)
-    conflicted: set[EventID] = set()
-    for other in others:
-        for key in unconflicted.keys() - other.keys():
-            conflicted.add(unconflicted.pop(key))
-        for key, event_id in other.items():
-            if unconflicted.get(key) != event_id:
-                conflicted.add(event_id)
-                if key in unconflicted:
-                    conflicted.add(unconflicted.pop(key))
-    return unconflicted, conflicted
+    agreed = set(first.items()).intersection(*(other.items() for other in others))
+    conflicted = {
+        event_id for state_set in state_sets for _, event_id in state_set.items() - agreed
+    }
+    return dict(agreed), conflicted
 
 
 def _auth_difference(
@@ -134,15 +128,19 @@ class _Room:
     version: RoomVersion
     events: Mapping[EventID, Event]
     rejected: AbstractSet[EventID]
+    auth_types: dict[EventID, list[_StateKey]] = field(default_factory=dict)
+    """Memo of `auth_types_of`, by event."""
 
     def require(self, event_ids: AbstractSet[EventID], base: Mapping[_StateKey, EventID]) -> None:
         """Raise MissingEvent for what checking these events on this state lacks, all at once."""
         needed = set(event_ids)
-        for event_id in event_ids & self.events.keys():
-            event = self.events[event_id]
-            needed.update(event.auth_events)
-            needed.update(base[key] for key in self._auth_types_of(event) if key in base)
-        missing = needed - self.events.keys()
+        keys: set[_StateKey] = set()
+        for event in map(self.events.get, event_ids):
+            if event is not None:
+                needed.update(event.auth_events)
+                keys.update(self._auth_types_of(event))
+        needed.update(base[key] for key in keys if key in base)
+        missing = [event_id for event_id in needed if event_id not in self.events]
         if missing:
             raise MissingEvent(missing)
 
@@ -246,27 +244,33 @@ class _Room:
         self, event: Event, state: Mapping[_StateKey, EventID]
     ) -> dict[_StateKey, Event]:
         """Return what authorizes the event: from the state, or else from its auth events."""
-        auth_state = self._cited_state(event)
-        for key, auth_event in list(auth_state.items()):
-            if auth_event.event_id in self.rejected:
-                del auth_state[key]
-        wanted = self._auth_types_of(event)
-        auth_state.update({key: self.get(state[key]) for key in wanted if key in state})
+        auth_state = self._cited_state(event, without=self.rejected)
+        for key in self._auth_types_of(event):
+            event_id = state.get(key)
+            if event_id is not None:
+                auth_state[key] = self.get(event_id)
         return auth_state
 
-    def _cited_state(self, event: Event) -> dict[_StateKey, Event]:
+    def _cited_state(
+        self, event: Event, without: AbstractSet[EventID] = frozenset()
+    ) -> dict[_StateKey, Event]:
         """Return the event's auth events, and m.room.create also where it is not cited."""
-        cited = {
-            (auth_event.type, auth_event.state_key): auth_event
-            for auth_event in map(self.get, event.auth_events)
-            if auth_event.state_key is not None
-        }
+        cited: dict[_StateKey, Event] = {}
+        for auth_id in event.auth_events:
+            auth_event = self.get(auth_id)
+            if auth_event.state_key is not None and auth_id not in without:
+                cited[auth_event.type, auth_event.state_key] = auth_event
         if self.version.room_id_is_create_hash and event.type != "m.room.create":
             cited[_CREATE] = self.get(EventID("$" + event.room_id[1:]))
         return cited
 
     def _auth_types_of(self, event: Event) -> list[_StateKey]:
-        return auth_types_of(self.version, event.type, event.sender, event.state_key, event.content)
+        types = self.auth_types.get(event.event_id)
+        if types is None:
+            types = self.auth_types[event.event_id] = auth_types_of(
+                self.version, event.type, event.sender, event.state_key, event.content
+            )
+        return types
 
     def get(self, event_id: EventID) -> Event:
         try:

@@ -66,7 +66,8 @@ class UIAuthSession:
     flows: tuple[Flow, ...]
     params: Mapping[str, JsonObject]
     """What clients must know for a stage, by stage."""
-    expires_at_ms: int
+    expires_at: float
+    """By a clock that never goes back."""
     results: tuple[StageResult, ...] = ()
     is_used: bool = False
 
@@ -89,14 +90,12 @@ def make_operation(name: str, target: str, requester: str | None, body: JsonObje
     return Operation(name, target, requester, digest)
 
 
-def find_problem(
-    session: UIAuthSession, operation: Operation, now_ms: int
-) -> SessionProblem | None:
+def find_problem(session: UIAuthSession, operation: Operation, now: float) -> SessionProblem | None:
     """Return why the session may not be used for this request, if so.
 
     Look before every stage and before the operation goes on.
     """
-    if now_ms >= session.expires_at_ms:
+    if now >= session.expires_at:
         return SessionProblem.EXPIRED
     if session.is_used:
         return SessionProblem.USED

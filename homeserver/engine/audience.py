@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from homeserver.core.display_names import NamedMembers
 from homeserver.core.identifiers import UserID
 from homeserver.core.push_evaluation import CompiledRuleset
 
@@ -45,8 +46,7 @@ class Notified:
 @dataclass(slots=True)
 class Group:
     rules: CompiledRuleset
-    members: dict[str, str | None] = field(default_factory=dict)
-    """Display names by user id."""
+    members: NamedMembers = field(default_factory=NamedMembers)
 
 
 class Audience:
@@ -68,7 +68,7 @@ class Audience:
         if key is None:
             self.waiting[user_id] = name
         else:
-            self.groups[key].members[user_id] = name
+            self.groups[key].members.add(user_id, name)
 
     def remove_member(self, user_id: UserID) -> None:
         self.forget_rules(user_id)
@@ -78,14 +78,14 @@ class Audience:
         """Nothing happens when the user is no longer waited for."""
         if user_id in self.waiting:
             group = self.groups.setdefault(key, Group(rules))
-            group.members[user_id] = self.waiting.pop(user_id)
+            group.members.add(user_id, self.waiting.pop(user_id))
             self._key_of[user_id] = key
 
     def forget_rules(self, user_id: UserID) -> None:
         key = self._key_of.pop(user_id, None)
         if key is not None:
             members = self.groups[key].members
-            self.waiting[user_id] = members.pop(user_id)
+            self.waiting[user_id] = members.remove(user_id)
             if not members:
                 del self.groups[key]
 

@@ -21,7 +21,7 @@ from homeserver.engine.room_writer import RoomWriter
 from homeserver.engine.timeline_event import TimelineEvent
 
 MAX_AUTH_CHAIN = 50_000
-_AT_ONCE = 200
+_AT_ONCE = 500
 _CREATE = ("m.room.create", "")
 
 
@@ -69,11 +69,11 @@ class AuthorizingEvents:
 
     async def _create_of(self, room: LiveRoom) -> Event | None:
         """Return m.room.create where auth events leave it out."""
-        if not room.version.room_id_is_create_hash:
+        create_id = _create_id(room)
+        if create_id is None:
             return None
-        create_id = EventID("$" + room.room_id[1:])
         node = (await self._graph.load(room, [create_id])).get(create_id)
-        return None if node is None else node.event
+        return None if node is None or node.is_rejected else node.event
 
     async def store(
         self,
@@ -81,17 +81,22 @@ class AuthorizingEvents:
         source: RemoteServer,
         pool: Mapping[EventID, Event],
         wanted: Collection[EventID],
+        limit: int = MAX_AUTH_CHAIN,
     ) -> None:
         """Store those of the wanted events that are unknown, as outliers, with what they cite.
 
-        1. Collect the unknown ones, from the pool or one by one from the server.
+        1. Collect the unknown ones, from the pool or one by one from the server. What nobody
+           cites but all depend on, m.room.create from version 12 on, is one of them.
         2. Put each after those it cites; what cites something that cannot be had is left out.
-        3. Check and store them.
+        3. Check and store them, a part at a time.
         """
         known: dict[EventID, Node] = {}
         new: dict[EventID, Event] = {}
         pending = set(wanted)
-        while pending and len(new) <= MAX_AUTH_CHAIN:  # 1
+        create_id = _create_id(room)
+        if create_id is not None:
+            pending.add(create_id)
+        while pending and len(new) <= limit:  # 1
             known |= await self._graph.load(room, pending)
             cited: set[EventID] = set()
             for event_id in pending - known.keys():
@@ -100,21 +105,24 @@ class AuthorizingEvents:
                     new[event_id] = event
                     cited.update(event.auth_events)
             pending = cited - known.keys() - new.keys()
-        create = await self._create_of(room)
         known_events = {event_id: node.event for event_id, node in known.items()}
         rejected = {event_id for event_id, node in known.items() if node.is_rejected}
-        ordered: list[Outlier] = []
-        for event in _in_order(new, known.keys()):  # 2
-            cited_events = [known_events[auth_id] for auth_id in event.auth_events]
-            try:
-                _check(event, cited_events, rejected, create)  # 3
-            except EventRejected:
-                rejected.add(event.event_id)
-            known_events[event.event_id] = event
-            ordered.append(Outlier(event, event.event_id in rejected))
         numbers = {event_id: node.event_nid for event_id, node in known.items()}
+        create_key = create_id or EventID("")
+        ordered = _in_order(new, known.keys())  # 2
+        ordered.sort(key=lambda event: event.event_id != create_id)
         for start in range(0, len(ordered), _AT_ONCE):
-            for node in await self._write(room, ordered[start : start + _AT_ONCE], numbers):
+            outliers = []
+            for event in ordered[start : start + _AT_ONCE]:
+                cited_events = [known_events[auth_id] for auth_id in event.auth_events]
+                create = None if create_key in rejected else known_events.get(create_key)
+                try:
+                    _check(event, cited_events, rejected, create)  # 3
+                except EventRejected:
+                    rejected.add(event.event_id)
+                known_events[event.event_id] = event
+                outliers.append(Outlier(event, event.event_id in rejected))
+            for node in await self._write(room, outliers, numbers):
                 numbers[node.event.event_id] = node.event_nid
 
     async def _fetch(self, room: LiveRoom, source: RemoteServer, event_id: EventID) -> Event | None:
@@ -150,6 +158,11 @@ def _check(
     if create is not None:
         auth[_CREATE] = create
     check_event_auth(event, auth)
+
+
+def _create_id(room: LiveRoom) -> EventID | None:
+    """Return the id of m.room.create where auth events leave it out."""
+    return EventID("$" + room.room_id[1:]) if room.version.room_id_is_create_hash else None
 
 
 def _in_order(events: Mapping[EventID, Event], known: Collection[EventID]) -> list[Event]:

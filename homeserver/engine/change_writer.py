@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from twisted.internet.defer import CancelledError
 
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import RoomID, ServerName, server_name_of
+from homeserver.engine.live_rooms import MEMBER
 from homeserver.engine.push_groups import KEPT_ROWS, PushGroups
-from homeserver.engine.room_change import ReceivedRows, RoomChange
+from homeserver.engine.received_rows import ReceivedRows
+from homeserver.engine.room_change import RoomChange
+from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.errors import DatabaseUnavailable
 from homeserver.storage import (
     client_transactions,
@@ -14,16 +17,23 @@ from homeserver.storage import (
     events,
     memberships,
     notifications,
+    out_of_band,
+    outgoing_events,
+    partial_state,
     relations,
     rooms,
     state_segments,
 )
 from homeserver.storage.database import Database
+from homeserver.storage.outgoing_events import OutgoingEvent
 from homeserver.storage.query import Txn
 
 
 class ChangeWriter:
-    def __init__(self, database: Database, push_groups: PushGroups) -> None:
+    def __init__(
+        self, server_name: ServerName, database: Database, push_groups: PushGroups
+    ) -> None:
+        self._server_name = server_name
         self._db = database
         self._push_groups = push_groups
 
@@ -38,7 +48,7 @@ class ChangeWriter:
             return {}
         try:
             await self._push_groups.judge(changes)
-            await self._db.run(_write_txn, changes)
+            await self._db.run(_write_txn, self._server_name, changes)
         except DatabaseUnavailable as error:
             return {} if await self._has_happened(changes) else all_failed(changes, error)  # 1
         except CancelledError:
@@ -67,8 +77,11 @@ def all_failed(changes: Sequence[RoomChange], error: Exception) -> dict[RoomID, 
     return {change.room.room_id: error for change in changes}
 
 
-def _write_txn(txn: Txn, changes: Sequence[RoomChange]) -> None:
+def _write_txn(txn: Txn, server_name: ServerName, changes: Sequence[RoomChange]) -> None:
     events.insert_events(txn, [row for change in changes for row in change.event_rows])
+    outgoing_events.insert_outgoing(
+        txn, [row for change in changes for row in _list_outgoing(change, server_name)]
+    )
     state_segments.insert_segments(txn, [row for change in changes for row in change.segments])
     state_segments.append_changes(txn, [row for change in changes for row in change.growths])
     rooms.upsert_heads(txn, [change.head() for change in changes if change.shown_up_to])
@@ -91,10 +104,37 @@ def _write_txn(txn: Txn, changes: Sequence[RoomChange]) -> None:
             relations.delete_relation(txn, change.room.room_nid, target_nid)
 
 
+def _list_outgoing(change: RoomChange, server_name: ServerName) -> list[OutgoingEvent]:
+    """Return what other servers must be sent: our users' events in rooms that others are in."""
+    room = change.room
+    has_others = room.is_partial or room.servers.keys() - {server_name}
+    return [
+        OutgoingEvent(event.event_nid, room.room_nid, event.event_nid)
+        for event in change.new_events
+        if server_name_of(event.sender) == server_name
+        and (has_others or _is_about_remote_user(event, server_name))
+    ]
+
+
+def _is_about_remote_user(event: TimelineEvent, server_name: ServerName) -> bool:
+    return event.type == MEMBER and server_name_of(event.state_key or "") != server_name
+
+
 def _write_received(txn: Txn, rows: ReceivedRows) -> None:
     events.update_placed(txn, rows.placed)
     event_graph.insert_missing_parents(txn, rows.missing_parents)
-    for room_nid, event_id in rows.now_known:
-        event_graph.delete_missing_parent(txn, room_nid, event_id)
+    for room_nid, event_nid, event_id in rows.now_known:
+        children = event_graph.delete_missing_parent(txn, room_nid, event_id)
+        if children:
+            events.append_parent(txn, room_nid, children, event_nid)
         event_graph.delete_waiting_redactions(txn, room_nid, event_id)
     event_graph.insert_waiting_redactions(txn, rows.waiting_redactions)
+    out_of_band.upsert_out_of_band(txn, rows.out_of_band)
+    for joined in rows.joined:
+        out_of_band.delete_out_of_band(txn, joined.room_nid)
+        if joined.servers is None:
+            partial_state.delete_partial_room(txn, joined.room_nid)
+        else:
+            partial_state.insert_partial_room(txn, joined.room_nid, joined.join_nid, joined.servers)
+    for room_nid in rows.completed:
+        partial_state.delete_partial_room(txn, room_nid)

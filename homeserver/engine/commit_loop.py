@@ -185,7 +185,8 @@ class CommitLoop:
         """
         for room_id, error in failed.items():
             change = changes[room_id]
-            logger.error("Commit failed room=%s", room_id, exc_info=error)
+            if not isinstance(error, DatabaseUnavailable):  # that the pool has logged
+                logger.error("Commit failed room=%s", room_id, exc_info=error)
             self._live_rooms.drop(room_id)
             self._user_rooms.room_moved(change.room.room_nid, change.last_position)
             self._unsure_keys.add(room_id)

@@ -4,14 +4,18 @@ What is here is stored: an event enters after its commit, or from the database. 
 an event does not exist; whoever does not find one loads it. Least recently used rooms leave.
 """
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from homeserver.core.events import Event, restore_event
 from homeserver.core.identifiers import EventID
 from homeserver.core.room_versions import RoomVersion
+from homeserver.engine.auth_chains import Citations, CountedChain, TooFarToWalk
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.storage import event_graph
@@ -25,9 +29,13 @@ from homeserver.storage.events import (
     encode_event_id,
 )
 
-_MAX_NODES = 100_000
-_MAX_CITATIONS = 2_000_000
-_CITATIONS_AT_ONCE = 100_000
+T = TypeVar("T")
+_MAX_BYTES = 32 * 2**20
+"""Of PDUs, in all rooms together; parsed, they are some five times as large."""
+_EVENTS_AT_ONCE = 200
+_MAX_NUMBERS = 500_000
+"""Events of which only numbers are kept, in all rooms together."""
+_CITATIONS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +66,40 @@ class Node:
         return bool(self.flags & (OUTLIER | REJECTED | SOFT_FAILED))
 
 
+@dataclass(frozen=True, slots=True)
+class GraphView:
+    """What is in memory of a room's graph, to be looked up and not gone through.
+
+    It may be used in another thread, as what is in it stays in it.
+    """
+
+    nodes: Mapping[int, Node]
+    events: Mapping[EventID, Event]
+    rejected: AbstractSet[EventID]
+    """Those of `events` that the authorization rules refused."""
+    citations: Citations
+
+
 @dataclass(eq=False, slots=True)
 class _Graph:
     by_id: dict[EventID, Node] = field(default_factory=dict)
     by_nid: dict[int, Node] = field(default_factory=dict)
     events: dict[EventID, Event] = field(default_factory=dict)
     rejected: set[EventID] = field(default_factory=set)
+    size: int = 0
+    """Bytes of the PDUs."""
     citations: dict[int, Sequence[int]] = field(default_factory=dict)
+    chain: CountedChain | None = None
+    """The auth chain of what was undisputed in a resolution."""
+
+    @property
+    def numbers(self) -> int:
+        return len(self.citations) + (0 if self.chain is None else len(self.chain))
 
     def add(self, node: Node) -> None:
         event_id = node.event.event_id
+        if event_id not in self.by_id:
+            self.size += len(node.event.pdu_bytes)
         self.by_id[event_id] = self.by_nid[node.event_nid] = node
         self.events[event_id] = node.event
         self.citations[node.event_nid] = node.auth_events
@@ -78,14 +110,20 @@ class _Graph:
 
     def remove(self, node: Node) -> None:
         event_id = node.event.event_id
+        self.size -= len(node.event.pdu_bytes)
         del self.by_id[event_id], self.by_nid[node.event_nid], self.events[event_id]
         del self.citations[node.event_nid]
 
     def forget_events(self) -> None:
-        self.by_id.clear()
-        self.by_nid.clear()
-        self.events.clear()
-        self.rejected.clear()
+        """Begin anew with events; a view of those before may still be in use."""
+        self.by_id, self.by_nid, self.events, self.rejected = {}, {}, {}, set()
+        self.size = 0
+
+    def forget_numbers(self) -> None:
+        """Let go what is cheapest to have again: citations before the chain made of them."""
+        self.citations = {}
+        if self.numbers > _MAX_NUMBERS:
+            self.chain = None
 
 
 class EventGraph:
@@ -94,39 +132,42 @@ class EventGraph:
         self._graphs: OrderedDict[int, _Graph] = OrderedDict()
 
     async def load(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
-        """Return those of the events that are stored in this room."""
+        """Return those of the events that are stored in this room. Raises TooFarToWalk."""
         graph = self._graph(room)
-        missing: dict[bytes, EventID] = {}
+        missing: list[bytes] = []
         for event_id in event_ids:
             if event_id not in graph.by_id:
                 stored_id = _encode(room.version, event_id)
                 if stored_id is not None:
-                    missing[stored_id] = event_id
-        if missing:
-            rows = await self._db.read(event_graph.list_by_id, room.room_nid, list(missing))
-            self._take_in(room, rows)
+                    missing.append(stored_id)
+        for some in _portions(missing):
+            self._check_size(graph)
+            self._take_in(room, await self._db.read(event_graph.list_by_id, room.room_nid, some))
         return {
             event_id: graph.by_id[event_id] for event_id in event_ids if event_id in graph.by_id
         }
 
     async def load_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
+        """Return those of the events that are stored in this room. Raises TooFarToWalk."""
         graph = self._graph(room)
         missing = [number for number in numbers if number not in graph.by_nid]
-        if missing:
-            rows = await self._db.read(event_graph.list_by_number, room.room_nid, missing)
+        for some in _portions(missing):
+            self._check_size(graph)
+            rows = await self._db.read(event_graph.list_by_number, room.room_nid, some)
             self._take_in(room, rows)
         return {number: graph.by_nid[number] for number in numbers if number in graph.by_nid}
 
     async def load_citations(self, room: LiveRoom, numbers: Collection[int], above: int) -> None:
-        """Bring what these events cite into memory, and some of what follows, for `citations`."""
+        """Bring what these events cite into memory, and as much again of what follows.
+
+        Whoever walks far thus waits for the database a few times, and who does not reads little.
+        """
         graph = self._graph(room)
-        if len(graph.citations) > _MAX_CITATIONS:
-            graph.citations.clear()
-        limit = max(_CITATIONS_AT_ONCE, len(numbers))
+        limit = max(_CITATIONS_AT_ONCE, 2 * len(numbers), len(graph.citations))
         for row in await self._db.read(
             event_graph.list_citations, room.room_nid, list(numbers), above, limit
         ):
-            graph.citations[row.event_nid] = row.auth_events
+            graph.citations[row.event_nid] = array("q", row.auth_events)
 
     async def list_state_places(
         self, room: LiveRoom, event_ids: Collection[EventID]
@@ -140,12 +181,23 @@ class EventGraph:
 
     async def has_child(self, room: LiveRoom, event_id: EventID) -> bool:
         """Tell whether an event that is let in has named this unknown one as its parent."""
+        children = await self.list_waiting_children(room, event_id)
+        return any(not child.is_hidden for child in children)
+
+    async def list_waiting_children(self, room: LiveRoom, event_id: EventID) -> list[Node]:
+        """Return the events that have named this unknown one as their parent."""
         stored_id = _encode(room.version, event_id)
         if stored_id is None:
-            return False
+            return []
         numbers = await self._db.read(event_graph.list_waiting_children, room.room_nid, stored_id)
-        children = await self.load_numbers(room, numbers)
-        return any(not child.is_hidden for child in children.values())
+        return list((await self.load_numbers(room, numbers)).values())
+
+    async def is_any_known(self, room: LiveRoom, event_ids: Collection[EventID]) -> bool:
+        """Tell whether one of the events is stored, or is named by a stored one."""
+        stored_ids = [_encode(room.version, event_id) for event_id in event_ids]
+        return await self._db.read(
+            event_graph.is_any_known, room.room_nid, [i for i in stored_ids if i is not None]
+        )
 
     async def list_waiting_redactions(self, room: LiveRoom, event_id: EventID) -> list[Node]:
         """Return the accepted redactions of this unknown event, the first one first."""
@@ -174,17 +226,29 @@ class EventGraph:
             raise NotLoaded("events", graph=Wanted(event_nids=missing))
         return {number: by_nid[number] for number in numbers}
 
-    def citations(self, room: LiveRoom) -> Mapping[int, Sequence[int]]:
-        """Event number -> numbers of its auth events, as far as they are in memory."""
-        return self._graph(room).citations
+    def view(self, room: LiveRoom) -> GraphView:
+        """Return what is in memory now and what comes to it, until some of it has to leave."""
+        graph = self._graph(room)
+        return GraphView(graph.by_nid, graph.events, graph.rejected, graph.citations)
 
-    def events(self, room: LiveRoom) -> Mapping[EventID, Event]:
-        """The stored events that are in memory."""
-        return self._graph(room).events
+    def view_with(self, room: LiveRoom, fresh: Node) -> GraphView:
+        """Return what is in memory now, and an event that has yet to be committed."""
+        graph = self._graph(room)
+        return GraphView(
+            {**graph.by_nid, fresh.event_nid: fresh},
+            {**graph.events, fresh.event.event_id: fresh.event},
+            graph.rejected - {fresh.event.event_id},
+            {**graph.citations, fresh.event_nid: fresh.auth_events},
+        )
 
-    def rejected(self, room: LiveRoom) -> Collection[EventID]:
-        """Those of `events` that the authorization rules refused."""
-        return self._graph(room).rejected
+    def take_chain(self, room: LiveRoom) -> CountedChain:
+        """Return the chain of the room's last big resolution; it is the caller's alone."""
+        graph = self._graph(room)
+        chain, graph.chain = graph.chain, None
+        return CountedChain() if chain is None else chain
+
+    def put_chain(self, room: LiveRoom, chain: CountedChain) -> None:
+        self._graph(room).chain = chain
 
     def number_of(self, room: LiveRoom, event_id: EventID) -> int:
         return self._graph(room).by_id[event_id].event_nid
@@ -210,6 +274,11 @@ class EventGraph:
     def drop(self, room: LiveRoom) -> None:
         """Forget a room: after a failed commit the database alone knows."""
         self._graphs.pop(room.room_nid, None)
+
+    def _check_size(self, graph: _Graph) -> None:
+        """Raise when one event of a room makes it load more than may be in memory."""
+        if graph.size > 2 * _MAX_BYTES:
+            raise TooFarToWalk(f"{graph.size} bytes of events")
 
     def _graph(self, room: LiveRoom) -> _Graph:
         graph = self._graphs.get(room.room_nid)
@@ -237,12 +306,21 @@ class EventGraph:
     def make_space(self, room: LiveRoom) -> None:
         """Let what is too much go; only between two events of the room."""
         graph = self._graph(room)
-        if len(graph.by_nid) > _MAX_NODES:
+        if graph.size > _MAX_BYTES:
             graph.forget_events()
-        total = sum(len(other.by_nid) for other in self._graphs.values())
-        while total > _MAX_NODES and len(self._graphs) > 1:
+        if graph.numbers > _MAX_NUMBERS:
+            graph.forget_numbers()
+        size = sum(other.size for other in self._graphs.values())
+        numbers = sum(other.numbers for other in self._graphs.values())
+        while (size > _MAX_BYTES or numbers > _MAX_NUMBERS) and len(self._graphs) > 1:
             _, oldest = self._graphs.popitem(last=False)
-            total -= len(oldest.by_nid)
+            size -= oldest.size
+            numbers -= oldest.numbers
+
+
+def _portions(missing: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(missing), _EVENTS_AT_ONCE):
+        yield missing[start : start + _EVENTS_AT_ONCE]
 
 
 def _encode(version: RoomVersion, event_id: EventID) -> bytes | None:

@@ -7,19 +7,27 @@ when the event is written.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 
-from homeserver.core.errors import EventRejected
+from homeserver.core.errors import EventRejected, MissingEvent
 from homeserver.core.event_auth import check_event_auth, may_apply_redaction
 from homeserver.core.events import Event
 from homeserver.core.identifiers import RoomID
+from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.missing_events import MissingEvents
 from homeserver.engine.not_loaded import Wanted
-from homeserver.engine.received_events import Moved, ReceivedEvent, ReceivedEvents, Taken
-from homeserver.engine.remote_server import RemoteServer
+from homeserver.engine.received_events import (
+    Moved,
+    ReceivedEvent,
+    ReceivedEvents,
+    Taken,
+    add_members,
+)
+from homeserver.engine.remote_server import RemoteFailure, RemoteServer
 from homeserver.engine.room_change import RoomChange
 from homeserver.engine.room_writer import RoomWriter
 from homeserver.engine.state_at_event import StateAtEvent
@@ -59,9 +67,12 @@ class EventPlacing:
         self._received = received
         self._writer = writer
 
-    async def place(self, room_id: RoomID, source: RemoteServer, event: Event) -> Outcome:
+    async def place(
+        self, room_id: RoomID, source: RemoteServer, event: Event, *, is_history: bool = False
+    ) -> Outcome:
         """Check and store an event that has passed the checks 1 to 3.
 
+        is_history  it is old, see `ReceivedEvent`: check 6 is not for it
         Raises RemoteFailure, MissingEvent, TooFarToWalk when it cannot be decided now.
         """
         for _ in range(_MAX_MOVES):
@@ -70,32 +81,90 @@ class EventPlacing:
             known = (await self._graph.load(room, [event.event_id])).get(event.event_id)
             if known is not None and not known.is_outlier:
                 return Outcome.KNOWN
-            received = await self._prepare(room, source, event, known)
+            received = await self._prepare(room, source, event, is_history=is_history)
+            children = await self._graph.list_waiting_children(room, event.event_id)
             try:
-                taken = await self._write(room_id, received)
+                taken = await self._write(room, [received])
             except Moved:
                 continue
-            finally:
-                room.awaited.clear()
-            self._state_at.remember(room, taken.states)
-            self._graph.add(room, taken.node)
-            if taken.node.flags & REJECTED:
-                return Outcome.REJECTED
-            return Outcome.SOFT_FAILED if taken.node.flags & SOFT_FAILED else Outcome.ACCEPTED
+            for child in children:
+                numbers = (*child.prev_events, taken[0].node.event_nid)
+                self._graph.add(room, replace(child, prev_events=numbers))
+            return _outcome(taken[0])
         raise ServiceUnavailable("The room moves too fast", retry_after_ms=2000)
 
-    async def _write(self, room_id: RoomID, received: ReceivedEvent) -> Taken:
+    async def place_run(
+        self, room_id: RoomID, source: RemoteServer, events: Sequence[Event]
+    ) -> list[Outcome] | None:
+        """Place events in one commit, each of which has the one before as its only parent.
+
+        All but the last are no state. None, with nothing done, if it is not as simple as that:
+        each is then to be placed by itself.
+        """
+        room = await self._writer.find_room(room_id)
+        self._graph.make_space(room)
+        event_ids = [event.event_id for event in events]
+        if {tip.event_id for tip in room.tips} != set(events[0].prev_events):
+            return None
+        if any(event.redacts is not None for event in events):
+            return None
+        if await self._graph.is_any_known(room, event_ids):
+            return None
+        try:
+            received = [await self._prepare_next(room, source, event) for event in events]
+            taken = await self._write(room, received)
+        except (Moved, MissingEvent, RemoteFailure, TooFarToWalk):
+            return None
+        return [_outcome(one) for one in taken]
+
+    async def _write(self, room: LiveRoom, run: Sequence[ReceivedEvent]) -> list[Taken]:
         taken: list[Taken] = []
 
         def build(change: RoomChange) -> list[TimelineEvent]:
-            taken[:] = [self._received.take_in(change, received)]
+            taken.clear()
+            for received in run:
+                parents = [tip.event_nid for tip in change.tips]
+                is_next = received.before is None
+                following = replace(received, parents=parents, covered=parents)
+                taken.append(self._received.take_in(change, following if is_next else received))
             return []
 
-        await self._writer.write(room_id, [received.event], build)
-        return taken[0]
+        try:
+            await self._writer.write(room.room_id, [received.event for received in run], build)
+        finally:
+            room.awaited.clear()
+        for one in taken:
+            self._state_at.remember(room, one.states)
+            self._graph.add(room, one.node)
+        return taken
+
+    async def _prepare_next(
+        self, room: LiveRoom, source: RemoteServer, event: Event
+    ) -> ReceivedEvent:
+        """Decide what can be of an event whose parent is not there yet, but will be."""
+        cited, allowed = await self._check_auth_events(room, source, event)
+        return ReceivedEvent(
+            event,
+            before=None,
+            is_rejected=not allowed,
+            parents=(),
+            missing_parents=(),
+            cited=cited,
+            covered=(),
+            has_child=False,
+            outlier=None,
+            redacted=None,
+            target_is_unknown=False,
+            redaction=None,
+        )
 
     async def _prepare(
-        self, room: LiveRoom, source: RemoteServer, event: Event, outlier: Node | None
+        self,
+        room: LiveRoom,
+        source: RemoteServer,
+        event: Event,
+        *,
+        is_history: bool,
     ) -> ReceivedEvent:
         """Decide all that follows from the graph.
 
@@ -106,23 +175,28 @@ class EventPlacing:
         nodes = await self._graph.load(room, event.prev_events)
         parents = [node for node in nodes.values() if not node.is_outlier]
         missing = await self._missing.list_unknown(room, event.prev_events)
-        before = await self._state_before(room, source, event, parents)  # 5
+        before = None
+        if is_history or not _follows_tips(room, event):  # 5
+            before = await self._state_before(room, source, event, parents)
         if allowed and before is not None:
-            allowed = await self._is_allowed(room, event, before)
+            allowed = await self._is_allowed(room, event, before, cited)
         redacted, target_is_unknown = await self._find_redacted(room, event)
+        # Only now: it may have come meanwhile, in the state that a server gave for a parent of it.
+        outlier = (await self._graph.load(room, [event.event_id])).get(event.event_id)
         return ReceivedEvent(
             event,
             before,
             is_rejected=not allowed,
             parents=[node.event_nid for node in parents],
             missing_parents=missing,
-            auth_events=[node.event_nid for node in cited],
+            cited=cited,
             covered=await self._covered(room, parents),
             has_child=await self._graph.has_child(room, event.event_id),
             outlier=outlier,
             redacted=redacted,
             target_is_unknown=target_is_unknown,
             redaction=await self._find_redaction(room, event),
+            is_history=is_history,
         )
 
     async def _check_auth_events(
@@ -139,12 +213,9 @@ class EventPlacing:
 
     async def _state_before(
         self, room: LiveRoom, source: RemoteServer, event: Event, parents: Sequence[Node]
-    ) -> Snapshot | None:
-        """Return None when the parents are the extremities: then it is the current state."""
+    ) -> Snapshot:
         if not event.prev_events:
             return self._state_at.empty(room)
-        if {tip.event_id for tip in room.tips} == set(event.prev_events):
-            return None
         branches = [await self._state_at.after(room, parent) for parent in parents]
         known = {parent.event.event_id for parent in parents}
         branches += [
@@ -154,8 +225,12 @@ class EventPlacing:
         ]
         return await self._state_at.merge(room, branches)
 
-    async def _is_allowed(self, room: LiveRoom, event: Event, before: Snapshot) -> bool:
+    async def _is_allowed(
+        self, room: LiveRoom, event: Event, before: Snapshot, cited: Sequence[Node]
+    ) -> bool:
         auth = await self._state_at.load_authorizing(room, before.state, event)
+        if room.is_partial:
+            auth = add_members(auth, cited)
         try:
             check_event_auth(event, auth)
         except EventRejected as refused:
@@ -196,3 +271,13 @@ class EventPlacing:
             if may_apply_redaction(redaction.event, event, room.power_levels):
                 return redaction
         return None
+
+
+def _follows_tips(room: LiveRoom, event: Event) -> bool:
+    return bool(event.prev_events) and {tip.event_id for tip in room.tips} == set(event.prev_events)
+
+
+def _outcome(taken: Taken) -> Outcome:
+    if taken.node.flags & REJECTED:
+        return Outcome.REJECTED
+    return Outcome.SOFT_FAILED if taken.node.flags & SOFT_FAILED else Outcome.ACCEPTED

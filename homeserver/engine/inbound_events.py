@@ -13,6 +13,7 @@ rejected or soft-failed event is never shown and never built upon.
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,26 +24,18 @@ from homeserver.core.events import Event
 from homeserver.core.identifiers import RoomID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.auth_chains import TooFarToWalk
-from homeserver.engine.authorizing_events import AuthorizingEvents
-from homeserver.engine.commit_loop import CommitLoop
-from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.event_graph import EventGraph
 from homeserver.engine.event_placing import EventPlacing, Outcome
-from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.missing_events import MissingEvents
-from homeserver.engine.pdu_checks import PDUChecks, VerifySignatures
-from homeserver.engine.received_events import ReceivedEvents
+from homeserver.engine.pdu_checks import PDUChecks
 from homeserver.engine.remote_server import CountedServer, RemoteFailure, RemoteServer
-from homeserver.engine.room_change import RoomChanges
 from homeserver.engine.room_writer import RoomWriter
-from homeserver.engine.state_at_event import StateAtEvent
-from homeserver.engine.state_store import StateStore
-from homeserver.errors import ServiceUnavailable
-from homeserver.storage.database import Database
+from homeserver.errors import NotFound, ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 1_000
+_MAX_RUN = 50
+"""Events that share a commit."""
 _MAX_REQUESTS = 100
 """What the source may be asked for the sake of one event."""
 
@@ -82,28 +75,84 @@ class InboundEvents:
         """
         room = await self._writer.find_room(room_id)
         event = await self._checks.check(room, pdu)  # 1, 2, 3
+        return await self._enqueue(room_id, [_Arrival(source, event)])[0].answer
+
+    async def receive_all(
+        self, source: RemoteServer, room_id: RoomID, pdus: Sequence[JsonObject]
+    ) -> list[Outcome | Exception]:
+        """As `receive`, for events in the order in which they came; each has its own answer.
+
+        Events that simply follow each other share a commit.
+        """
+        try:
+            room = await self._writer.find_room(room_id)
+        except NotFound as unknown:
+            return [unknown for _ in pdus]
+        checked = await self._checks.check_each(room, pdus)
+        arrivals = {
+            place: _Arrival(source, found)
+            for place, found in enumerate(checked)
+            if isinstance(found, Event)
+        }
+        try:
+            self._enqueue(room_id, list(arrivals.values()))
+        except ServiceUnavailable as error:
+            return [error for _ in pdus]
+        answers: list[Outcome | Exception] = []
+        for place, found in enumerate(checked):
+            if isinstance(found, Event):
+                try:
+                    answers.append(await arrivals[place].answer)
+                except CancelledError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - carried to whoever asked for them all
+                    answers.append(error)
+            else:
+                answers.append(found)
+        return answers
+
+    def _enqueue(self, room_id: RoomID, arrivals: Sequence[_Arrival]) -> Sequence[_Arrival]:
         queue = self._queues.get(room_id)
-        arrival = _Arrival(source, event)
         if queue is not None:
-            if len(queue) >= _MAX_WAITING:
+            if len(queue) + len(arrivals) > _MAX_WAITING:
                 raise ServiceUnavailable("Too many events of this room wait", retry_after_ms=5000)
-            queue.append(arrival)
-        else:
-            queue = self._queues[room_id] = deque([arrival])
+            queue.extend(arrivals)
+        elif arrivals:
+            queue = self._queues[room_id] = deque(arrivals)
             self._background.run("inbound events", self._drain(room_id, queue))
-        return await arrival.answer
+        return arrivals
 
     async def _drain(self, room_id: RoomID, queue: deque[_Arrival]) -> None:
-        arrival = None
+        run: list[_Arrival] = []
         try:
             while queue:
-                arrival = queue.popleft()
-                await self._answer(room_id, arrival)
+                run = _take_run(queue)
+                if len(run) == 1 or not await self._answer_run(room_id, run):
+                    for arrival in run:
+                        await self._answer(room_id, arrival)
         finally:
             del self._queues[room_id]
-            for waiting in (*queue, *([arrival] if arrival is not None else ())):
+            for waiting in (*queue, *run):
                 if not waiting.answer.called:
                     waiting.answer.cancel()
+
+    async def _answer_run(self, room_id: RoomID, run: Sequence[_Arrival]) -> bool:
+        """Return False, with nothing done, when each must be looked at by itself."""
+        try:
+            source = CountedServer(run[0].source, _MAX_REQUESTS)
+            events = [arrival.event for arrival in run]
+            outcomes = await self._placing.place_run(room_id, source, events)
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
+            logger.info("Events not placed together room=%s: %s", room_id, error)
+            return False
+        if outcomes is None:
+            return False
+        for arrival, outcome in zip(run, outcomes, strict=True):
+            if not arrival.answer.called:
+                arrival.answer.callback(outcome)
+        return True
 
     async def _answer(self, room_id: RoomID, arrival: _Arrival) -> None:
         try:
@@ -135,23 +184,14 @@ class InboundEvents:
         return await self._placing.place(room_id, source, event)
 
 
-def make_inbound_events(
-    database: Database,
-    live_rooms: LiveRooms,
-    changes: RoomChanges,
-    commit_loop: CommitLoop,
-    dictionary: Dictionary,
-    states: StateStore,
-    background: Background,
-    verify_signatures: VerifySignatures,
-) -> InboundEvents:
-    """Connect the parts of this half of the engine, which have nothing to do with others."""
-    graph = EventGraph(database)
-    checks = PDUChecks(verify_signatures)
-    state_at = StateAtEvent(live_rooms, states, graph, dictionary)
-    received = ReceivedEvents(changes, dictionary, states, state_at)
-    writer = RoomWriter(live_rooms, commit_loop, dictionary, graph, state_at)
-    authorizing = AuthorizingEvents(graph, checks, received, writer)
-    missing = MissingEvents(graph, checks, authorizing, states, state_at)
-    placing = EventPlacing(graph, authorizing, missing, state_at, received, writer)
-    return InboundEvents(checks, missing, placing, writer, background)
+def _take_run(queue: deque[_Arrival]) -> list[_Arrival]:
+    """Take the next event, and those after it that simply follow each other."""
+    run = [queue.popleft()]
+    while queue and len(run) < _MAX_RUN:
+        last, following = run[-1], queue[0]
+        if last.event.is_state or following.source is not last.source:
+            break
+        if tuple(following.event.prev_events) != (last.event.event_id,):
+            break
+        run.append(queue.popleft())
+    return run

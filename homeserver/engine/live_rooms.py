@@ -5,13 +5,13 @@ commit, through `apply`. Least recently used rooms leave when the byte budget is
 takes a few indexed queries.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
-from homeserver.core.events import Event
+from homeserver.core.events import restore_event
 from homeserver.core.history_visibility import HistoryVisibility, parse_history_visibility
 from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
 from homeserver.core.power_levels import PowerLevels, power_levels_of
@@ -20,60 +20,26 @@ from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.audience import Audience
 from homeserver.engine.dictionary import Dictionary, Slot
+from homeserver.engine.members import Member
 from homeserver.engine.state_store import StateStore, Tail
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
+from homeserver.engine.tips import Tip, make_tip
 from homeserver.metrics import LIVE_ROOM_LOADS, LIVE_ROOMS
 from homeserver.storage import events, memberships, rooms
 from homeserver.storage.database import Database
 from homeserver.storage.events import decode_event_id
+from homeserver.storage.memberships import Profile
 
 MEMBER = "m.room.member"
 _RECENT_EVENTS = 100
 _MAX_MEMBER_EVENTS = 2_000
-_BYTES_A_MEMBER = 250
+_MAX_REMEMBERED_AT_ONCE = 500
+"""A longer list of members would push out those who speak."""
+_BYTES_A_MEMBER = 450
+_BYTES_A_LISTENER = 450
+_BYTES_A_NOTIFICATION = 350
+_PROFILES_A_READ = 5_000
 _BYTES_A_ROOM = 4_000
-
-
-@dataclass(frozen=True, slots=True)
-class Tip:
-    """A forward extremity."""
-
-    event_nid: int
-    event_id: EventID
-    depth: int
-    state_nid: int
-    """The state after it."""
-    server: str
-    """The sender's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    membership: str
-    event_nid: int
-    joined_nid: int | None = None
-    """Number of the event that began the last stay; None: never joined."""
-    left_nid: int | None = None
-    """Number of the event that ended it; None: it goes on, or there was none."""
-    other_event: int | None = None
-    """Number of the member event if a resolution, at `event_nid`, brought in another; 0: none."""
-
-    @property
-    def member_event(self) -> int:
-        """Number of the m.room.member event in the current state; 0: there is none."""
-        return self.event_nid if self.other_event is None else self.other_event
-
-
-def next_member(before: Member | None, membership: str, event_nid: int) -> Member:
-    """Return what a membership event makes of a member."""
-    was_joined = before is not None and before.membership == "join"
-    if membership == "join":
-        joined_nid = before.joined_nid if before is not None and was_joined else event_nid
-        return Member(membership, event_nid, joined_nid)
-    if before is None:
-        return Member(membership, event_nid)
-    left_nid = event_nid if was_joined else before.left_nid
-    return Member(membership, event_nid, before.joined_nid, left_nid)
 
 
 class LiveRoom:
@@ -98,9 +64,15 @@ class LiveRoom:
         self.recent: deque[TimelineEvent] = deque()
         self.recent_from = 0
         """Every shown event after this number is in `recent`."""
+        self.has_relations: bool | None = None
+        """Whether any event relates to another; None: nobody has asked."""
         self.parents: dict[EventID, int] = {}
         """What recent events relate to, but for annotations: each with its newest child."""
         self.last_event = 0
+        self.is_partial = False
+        """The state lacks members: what a join was answered left them out."""
+        self.forked_at = 0
+        """Every shown event after this number is in line, but for historical ones."""
         self.awaited: dict[int, TimelineEvent] = {}
         """Events that a change under way needs, by number; loaded for it, forgotten after it."""
         self.audience: Audience | None = None
@@ -110,9 +82,11 @@ class LiveRoom:
     @property
     def size(self) -> int:
         """Bytes of memory, roughly."""
-        audience = 0 if self.audience is None else len(self.audience)
-        of_members = _BYTES_A_MEMBER * (len(self.members) + audience)
-        return _BYTES_A_ROOM + of_members + self._event_bytes
+        size = _BYTES_A_ROOM + _BYTES_A_MEMBER * len(self.members) + self._event_bytes
+        if self.audience is not None:
+            size += _BYTES_A_LISTENER * len(self.audience)
+            size += _BYTES_A_NOTIFICATION * len(self.audience.log)
+        return size
 
     def find_state(self, event_type: str, state_key: str = "") -> TimelineEvent | None:
         """Return a current state event; member events only if they are in memory."""
@@ -156,6 +130,13 @@ class LiveRoom:
                 if not self.servers[server]:
                     del self.servers[server]
 
+    def fill_members(self, members: dict[UserID, Member]) -> None:
+        """Take in everybody at once, where there is nobody yet."""
+        self.members = members
+        self.joined = {u: None for u, member in members.items() if member.membership == "join"}
+        self.invited_count = sum(m.membership == "invite" for m in members.values())
+        self.servers = dict(Counter(server_name_of(user_id) or "" for user_id in self.joined))
+
     def remember_member_event(self, found: TimelineEvent) -> None:
         user_id = UserID(found.event.state_key or "")
         before = self.member_events.get(user_id)
@@ -179,6 +160,18 @@ class LiveRoom:
             else:
                 self.state[slot_nid] = event_nid
 
+    def forget_member_events(self) -> None:
+        """They are looked up in the state when they are needed."""
+        self._event_bytes -= sum(found.size for found in self.member_events.values())
+        self.member_events.clear()
+
+    def forget_recent(self) -> None:
+        """Recent events are read when they are needed: what is known of them has changed."""
+        self._event_bytes -= sum(found.size for found in self.recent)
+        self.recent.clear()
+        self.parents.clear()
+        self.recent_from = self.last_event
+
     def forget_state_event(self, slot: Slot) -> None:
         dropped = (
             self.member_events.pop(UserID(slot[1]), None)
@@ -192,6 +185,8 @@ class LiveRoom:
         self.recent.append(found)
         self._event_bytes += found.size
         self.last_event = found.event_nid
+        if found.room_state is not None:
+            self.forked_at = found.event_nid
         parent_id = _aggregated_parent(found)
         if parent_id is not None:
             self.parents[parent_id] = found.event_nid
@@ -208,14 +203,17 @@ class LiveRoom:
 
         What came after a recent event is recent itself, so memory knows of all its children.
         """
+        if self.has_relations is False:
+            return []
         recent = {event.event_nid for event in self.recent}
         return [
             event
             for event in found
-            if event.event_nid not in recent or event.event.event_id in self.parents
+            if event.state_key is None
+            and (event.event_nid not in recent or event.event_id in self.parents)
         ]
 
-    def redact(self, event_nid: int, redaction: Event, redaction_target: EventID) -> None:
+    def redact(self, event_nid: int, redaction: TimelineEvent, target: EventID) -> None:
         """Let a redaction take effect on whatever is in memory."""
         in_memory = (
             *self.recent,
@@ -225,9 +223,8 @@ class LiveRoom:
         )
         for found in in_memory:
             if found.event_nid == event_nid:
-                found.redact(redaction)
-            elif found.replaced is not None and found.replaced.event_id == redaction_target:
-                found.redact_replaced()
+                found.redact(redaction.shown, redaction.event_nid)
+            found.redact_attached(target)
 
     def recent_after(self, event_nid: int) -> Iterator[TimelineEvent]:
         """Newest first, the shown events after `event_nid` that are in memory."""
@@ -251,6 +248,7 @@ class LiveRooms:
         self._states = states
         self._budget = budget_bytes
         self._rooms: OrderedDict[RoomID, LiveRoom] = OrderedDict()
+        self._entering: dict[RoomID, LiveRoom] = {}
         self._loading: dict[RoomID, list[Deferred[None]]] = {}
         self._pinned: frozenset[RoomID] = frozenset()
         self._size = 0
@@ -275,11 +273,27 @@ class LiveRooms:
                 room.audience.forget_rules(user_id)
 
     def find_loaded(self, room_id: RoomID) -> LiveRoom | None:
-        return self._rooms.get(room_id)
+        """Return the room if it is in memory, be it one that the server is only entering."""
+        return self._rooms.get(room_id) or self._entering.get(room_id)
+
+    def enter(self, room: LiveRoom) -> None:
+        """Have in memory a room of other servers that has no state here yet.
+
+        Nobody but the commit loop finds it before a commit has given it one.
+        """
+        self._entering[room.room_id] = room
+
+    def end_entering(self, room: LiveRoom) -> None:
+        """Keep the room if it has got a state, else forget it."""
+        if self._entering.pop(room.room_id, None) is room and room.tail is not None:
+            self.add(room)
 
     async def find(self, room_id: RoomID) -> LiveRoom | None:
         """Return the room, loaded if need be; None when this server does not know it."""
         while True:
+            entering = self._entering.get(room_id)
+            if entering is not None and entering.tail is not None:
+                self.end_entering(entering)
             room = self._rooms.get(room_id)
             if room is not None:
                 self._rooms.move_to_end(room_id)
@@ -306,6 +320,7 @@ class LiveRooms:
 
     def drop(self, room_id: RoomID) -> None:
         """Forget what is in memory: after a failed commit the database alone knows."""
+        self._entering.pop(room_id, None)
         if self._rooms.pop(room_id, None) is not None:
             self._size -= self._sizes.pop(room_id)
             LIVE_ROOMS.set(len(self._rooms))
@@ -344,30 +359,32 @@ class LiveRooms:
         LIVE_ROOM_LOADS.inc()
         room = LiveRoom(head.room_nid, head.room_id, ROOM_VERSIONS[head.room_version])
         room.last_event = room.recent_from = head.last_event
+        room.is_partial = head.is_partial
+        room.forked_at = head.forked_at
         tips = await self._db.read(rooms.list_extremities, room.room_nid, head.extremities)
         room.tips = tuple(
-            Tip(
+            make_tip(
+                restore_event(room.version, decode_event_id(room.version, tip.event_id), tip.pdu),
                 tip.event_nid,
-                decode_event_id(room.version, tip.event_id),
-                tip.depth,
                 tip.state_after,
-                server_name_of(tip.sender) or "",
             )
             for tip in tips
         )
         room.tail, room.state = await self._states.load_current(
             room.room_nid, head.current_state
         )  # 2
-        for member in await self._db.read(memberships.list_members, room.room_nid):  # 3
-            room.set_member(
-                member.user_id,
-                Member(
+        stored_members = await self._db.read(memberships.list_members, room.room_nid)  # 3
+        room.fill_members(
+            {
+                member.user_id: Member(
                     memberships.NAMES[member.membership],
                     member.event_nid,
                     member.joined_nid,
                     member.left_nid,
-                ),
-            )
+                )
+                for member in stored_members
+            }
+        )
         await self._find_member_events(room)
         member_nids = {member.member_event for member in room.members.values()}
         nids = [nid for nid in room.state.values() if nid not in member_nids]
@@ -438,7 +455,31 @@ class LiveRooms:
                 fresh = load_timeline_event(room.version, stored)
                 found.append(fresh)
                 current = room.members.get(UserID(fresh.event.state_key or ""))
-                if current is not None and current.member_event == fresh.event_nid:
+                if (
+                    len(missing) <= _MAX_REMEMBERED_AT_ONCE
+                    and current is not None
+                    and current.member_event == fresh.event_nid
+                ):
                     room.remember_member_event(fresh)
             self.weigh(room)
+        return found
+
+    async def list_profiles(
+        self, room: LiveRoom, user_ids: Iterable[UserID]
+    ) -> dict[UserID, Profile]:
+        """Return what the current member events of these users call them.
+
+        For many: the events themselves would take some 4,000 bytes each.
+        """
+        numbers = {
+            room.members[user_id].member_event: user_id
+            for user_id in user_ids
+            if user_id in room.members
+        }
+        asked = list(numbers)
+        found: dict[UserID, Profile] = {}
+        for start in range(0, len(asked), _PROFILES_A_READ):
+            some = asked[start : start + _PROFILES_A_READ]
+            read = await self._db.read(memberships.list_profiles, room.room_nid, some)
+            found |= {numbers[event_nid]: profile for event_nid, profile in read.items()}
         return found

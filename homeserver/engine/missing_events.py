@@ -92,7 +92,7 @@ class MissingEvents:
                 for event_id, one in found.items()
                 if not wanted.isdisjoint(one.prev_events)
             ]
-        return _parents_first(found)
+        return parents_first(found)
 
     async def state_after_unknown(
         self, room: LiveRoom, source: RemoteServer, event_id: EventID
@@ -135,7 +135,7 @@ class MissingEvents:
         return self._state_at.store(room, [current], state)
 
 
-def _parents_first(events: Mapping[EventID, Event]) -> list[Event]:
+def parents_first(events: Mapping[EventID, Event]) -> list[Event]:
     """Order events so that each comes after those it names as parents."""
     ordered: dict[EventID, Event] = {}
     under_way: set[EventID] = set()

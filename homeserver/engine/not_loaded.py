@@ -29,6 +29,8 @@ class Wanted:
     """Events whose auth events are asked for, and theirs, but none with a number..."""
     above: int = 0
     """... below this one."""
+    resolution: bool = False
+    """The outcome of a resolution that takes too long to be waited for."""
 
 
 class NotLoaded(Exception):

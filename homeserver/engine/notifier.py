@@ -22,15 +22,19 @@ class Notifier(Generic[E]):
         self._waits: dict[str, set[Deferred[None]]] = {}
         self._keys: dict[Deferred[None], tuple[str, ...]] = {}
         self._listeners: list[Callable[[list[E]], None]] = []
+        self.is_closed = False
+        SYNC_WAITERS.set_function(lambda: len(self._keys))
 
     def wait(self, keys: Iterable[str]) -> Deferred[None]:
         """Fires at the next change of any of `keys` (user ids, room ids); may be cancelled."""
         waiting: Deferred[None] = Deferred(self.forget)
+        if self.is_closed:
+            waiting.callback(None)
+            return waiting
         named = tuple(keys)
         self._keys[waiting] = named
         for key in named:
             self._waits.setdefault(key, set()).add(waiting)
-        SYNC_WAITERS.set(len(self._keys))
         return waiting
 
     def wake(self, keys: Iterable[str]) -> None:
@@ -48,6 +52,12 @@ class Notifier(Generic[E]):
         if not waiting.called:
             waiting.callback(None)
 
+    def close(self) -> None:
+        """End every wait, now and from now on: the server stops."""
+        self.is_closed = True
+        for waiting in list(self._keys):
+            self.end(waiting)
+
     def subscribe(self, listener: Callable[[list[E]], None]) -> None:
         """Call `listener` with each batch of committed events; it must not block or raise."""
         self._listeners.append(listener)
@@ -64,4 +74,3 @@ class Notifier(Generic[E]):
                 waits.discard(waiting)
                 if not waits:
                     del self._waits[key]
-        SYNC_WAITERS.set(len(self._keys))

@@ -35,6 +35,7 @@ from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.storage import notifications
 from homeserver.storage.database import Database
 from homeserver.storage.events import HISTORICAL, decode_event_id, encode_event_id
+from homeserver.storage.memberships import Profile
 from homeserver.storage.notifications import MAIN_THREAD, NewNotification
 
 KEPT_ROWS = 10_000
@@ -190,12 +191,12 @@ class PushGroups:
         while room.audience is None:
             position = room.last_event
             local = [u for u in room.joined if server_name_of(u) == self._server_name]
-            found = await self._live_rooms.list_member_events(room, local)
+            profiles = await self._live_rooms.list_profiles(room, local)
             if room.last_event == position and room.audience is None:
-                names = {each.event.state_key: _name(each) for each in found}
                 audience = Audience(position)
                 for user_id in local:
-                    audience.set_member(user_id, names.get(user_id))
+                    profile = profiles.get(user_id, Profile())
+                    audience.set_member(user_id, profile.display_name)
                 room.audience = audience
         return room.audience
 
@@ -204,8 +205,11 @@ class PushGroups:
             changes = self._live_rooms.push_rule_changes
             rulesets = await self._list_rulesets(list(audience.waiting))
             if changes == self._live_rooms.push_rule_changes:
+                compiled: dict[int, tuple[str, CompiledRuleset]] = {}  # most share one object
                 for user_id, ruleset in rulesets.items():
-                    audience.set_rules(user_id, *self._compile(ruleset, room))
+                    if id(ruleset) not in compiled:
+                        compiled[id(ruleset)] = self._compile(ruleset, room)
+                    audience.set_rules(user_id, *compiled[id(ruleset)])
 
     def _compile(self, ruleset: Ruleset, room: LiveRoom) -> tuple[str, CompiledRuleset]:
         """Return the rules that can matter in a room, with what distinguishes them."""

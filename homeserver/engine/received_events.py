@@ -13,18 +13,21 @@ from homeserver.core.auth_events import auth_types_of
 from homeserver.core.errors import EventRejected
 from homeserver.core.event_auth import check_event_auth
 from homeserver.core.events import MAX_PREV_EVENTS, Event, redact_event
-from homeserver.core.identifiers import EventID, UserID, server_name_of
+from homeserver.core.identifiers import EventID, UserID
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import Node
-from homeserver.engine.live_rooms import MEMBER, Tip
+from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
+from homeserver.engine.live_rooms import MEMBER
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.room_change import RoomChange, RoomChanges
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore
 from homeserver.engine.timeline_event import TimelineEvent
-from homeserver.storage.event_graph import MissingParent, WaitingRedaction
+from homeserver.engine.tips import Tip, make_tip
+from homeserver.storage.event_graph import WaitingRedaction
 from homeserver.storage.events import (
+    AFTER_GAP,
     HISTORICAL,
     OUTLIER,
     REJECTED,
@@ -55,7 +58,8 @@ class ReceivedEvent:
     parents: Sequence[int]
     """Those known."""
     missing_parents: Sequence[EventID]
-    auth_events: Sequence[int]
+    cited: Sequence[Node]
+    """Its auth events."""
     covered: Collection[int]
     """Its parents, and theirs where a parent is hidden: no longer extremities if it is let in."""
     has_child: bool
@@ -68,6 +72,18 @@ class ReceivedEvent:
     """For an m.room.redaction: it may take effect once its target is seen."""
     redaction: Node | None
     """An accepted redaction of this event that was there before it."""
+    is_history: bool = False
+    """It was fetched because it is old: the room has long moved on."""
+
+    @property
+    def marks(self) -> int:
+        """Flags of its row that say how it came, not what it is worth."""
+        is_after_gap = bool(self.missing_parents)
+        return HISTORICAL * self.is_history | AFTER_GAP * is_after_gap
+
+    @property
+    def auth_events(self) -> list[int]:
+        return [node.event_nid for node in self.cited]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +116,13 @@ class ReceivedEvents:
         self, change: RoomChange, outliers: Sequence[Outlier], known: Mapping[EventID, int]
     ) -> list[Node]:
         """Store events, each after those it cites. `known` numbers what is stored of those."""
+        change.stay_out()
         numbers = dict(known)
         nodes = []
         for outlier in outliers:
             event = outlier.event
-            row = self._row(
+            row = make_row(
+                self._dictionary,
                 change,
                 event,
                 self._changes.allocate(),
@@ -114,7 +132,7 @@ class ReceivedEvents:
             )
             change.event_rows.append(row)
             numbers[event.event_id] = row.event_nid
-            nodes.append(_node(event, row))
+            nodes.append(node_of(event, row))
         return nodes
 
     def take_in(self, change: RoomChange, received: ReceivedEvent) -> Taken:
@@ -127,21 +145,18 @@ class ReceivedEvents:
         5. The extremities, and the current state by theirs.
         6. Clients are shown it, and whatever else has changed.
 
+        History, which is old, is not asked about 2, and moves nothing in 5 and 6.
         Raises NotLoaded and Moved, TooFarToWalk; the change is then to be undone.
         """
         event = received.event
         assert change.tail is not None
-        is_next = {tip.event_id for tip in change.tips} == set(event.prev_events)  # 1
-        if received.before is None and not is_next:
-            raise Moved("extremities")
-        flags = REJECTED if received.is_rejected else 0
-        if not flags and not self._is_allowed_now(change, received):  # 2
-            flags = REJECTED if received.before is None else SOFT_FAILED
+        flags = self._judge(change, received)  # 1, 2
+        is_news = not flags and not received.is_history
         number = (
             self._changes.allocate() if received.outlier is None else received.outlier.event_nid
         )
         replaced = self._find_replaced(change, received)
-        slot_nid = self._slot_number(event)
+        slot_nid = slot_number(self._dictionary, event)
         state_before = (received.before.tail if received.before else change.tail).state_nid
         after = received.before
         if slot_nid is not None and flags & REJECTED == 0:  # 3
@@ -158,9 +173,12 @@ class ReceivedEvents:
             state_before=state_before,
             state_after=state_after,
             replaced=None if replaced is None else _as_shown(replaced),
+            replaces=None if replaced is None else replaced.event_nid,
             redaction=None if received.redaction is None else received.redaction.event,
+            redacted_by=None if received.redaction is None else received.redaction.event_nid,
+            follows_gap=bool(received.missing_parents),
         )
-        if not flags:
+        if is_news:
             position = number
             if received.outlier is not None:
                 position = change.moved_at = self._changes.allocate()
@@ -170,14 +188,16 @@ class ReceivedEvents:
                 self._move(change, after, found, position, fresh)
             elif slot_nid is not None:
                 self._note_state(change, found, position)
-        if change.tail.state_nid != state_after:
+        is_in_line = received.before is None and received.outlier is None
+        if not received.is_history and not (is_in_line and change.tail.state_nid == state_after):
             found.room_state = change.tail.state_nid
-        row = self._row(  # 4
+        row = make_row(  # 4
+            self._dictionary,
             change,
             event,
             number,
             state=(state_before, state_after),
-            flags=flags,
+            flags=flags | received.marks,
             auth_events=received.auth_events,
             replaces=None if replaced is None else replaced.event_nid,
             parents=received.parents,
@@ -189,7 +209,19 @@ class ReceivedEvents:
         states = {} if after is None else {state_after: after.state}
         if received.before is not None:
             states[state_before] = received.before.state
-        return Taken(_node(event, row), states)
+        return Taken(node_of(event, row), states)
+
+    def _judge(self, change: RoomChange, received: ReceivedEvent) -> int:
+        """Return the flags of an event that is refused; 0 if it is not."""
+        tips = {tip.event_id for tip in change.tips}
+        is_next = tips == set(received.event.prev_events) and not received.is_history
+        if received.before is None and not is_next:
+            raise Moved("extremities")
+        if received.is_rejected:
+            return REJECTED
+        if received.is_history or self._is_allowed_now(change, received):
+            return 0
+        return REJECTED if received.before is None else SOFT_FAILED
 
     def _is_allowed_now(self, change: RoomChange, received: ReceivedEvent) -> bool:
         """Check an event by the current state.
@@ -206,6 +238,8 @@ class ReceivedEvents:
             found = change.find_state(slot)
             if found is not None:
                 auth[slot] = found.event
+        if change.room.is_partial:
+            auth = add_members(auth, received.cited)
         if _is_allowed(event, auth):
             return True
         if received.before is None:
@@ -221,10 +255,10 @@ class ReceivedEvents:
             return None
         if received.before is None:
             return change.find_state((event.type, event.state_key))
-        slot_nid = self._slot_number(event)
+        slot_nid = slot_number(self._dictionary, event)
         assert slot_nid is not None
         number = received.before.state.get(slot_nid)
-        return None if number is None else self._find_event(change, number)
+        return None if number is None else find_event(change, number)
 
     def _tips_after(
         self, change: RoomChange, received: ReceivedEvent, found: TimelineEvent
@@ -238,16 +272,7 @@ class ReceivedEvents:
         assert found.state_after is not None
         tips = [tip for tip in change.tips if tip.event_nid not in received.covered]
         if not received.has_child or not tips:
-            server = server_name_of(found.event.sender) or ""
-            tips.append(
-                Tip(
-                    found.event_nid,
-                    found.event.event_id,
-                    found.event.depth,
-                    found.state_after,
-                    server,
-                )
-            )
+            tips.append(make_tip(found.event, found.event_nid, found.state_after))
         if len(tips) > MAX_PREV_EVENTS:
             servers = [tip.server for tip in tips]
             most = max(servers, key=servers.count)
@@ -318,7 +343,7 @@ class ReceivedEvents:
             if number == found.event_nid:
                 now = found
             elif number != REMOVED:
-                now = self._find_event(change, number)
+                now = find_event(change, number)
             change.state_events[slot] = now
             if slot[0] == MEMBER:
                 members.append((UserID(slot[1]), now))
@@ -334,69 +359,9 @@ class ReceivedEvents:
         if event.type == MEMBER:
             self._changes.take_in_membership(change, found, position)
 
-    def _find_event(self, change: RoomChange, number: int) -> TimelineEvent:
-        for found in (*change.new_events, *change.room.recent):
-            if found.event_nid == number:
-                return found
-        awaited = change.room.awaited.get(number)
-        if awaited is None:
-            raise NotLoaded("event", graph=Wanted(timeline=[number]))
-        return awaited
-
-    def _slot_number(self, event: Event) -> int | None:
-        if event.state_key is None:
-            return None
-        slot = (event.type, event.state_key)
-        number = self._dictionary.find_slot(*slot)
-        if number is None:
-            raise NotLoaded("slot number", slot=slot)
-        return number
-
-    def _row(
-        self,
-        change: RoomChange,
-        event: Event,
-        number: int,
-        *,
-        state: tuple[int, int] | None,
-        flags: int,
-        auth_events: Sequence[int],
-        replaces: int | None = None,
-        parents: Sequence[int] = (),
-        room_state: int | None = None,
-    ) -> NewEvent:
-        type_nid = self._dictionary.find_type(event.type)
-        sender_nid = self._dictionary.find_user(event.sender)
-        if type_nid is None or sender_nid is None:
-            raise NotLoaded("number", user=event.sender, event_type=event.type)
-        return NewEvent(
-            room_nid=change.room.room_nid,
-            event_nid=number,
-            event_id=encode_event_id(change.room.version, event.event_id),
-            type_nid=type_nid,
-            sender_nid=sender_nid,
-            slot_nid=self._slot_number(event),
-            depth=event.depth,
-            origin_server_ts=event.origin_server_ts,
-            state_before=None if state is None else state[0],
-            state_after=None if state is None else state[1],
-            replaces=replaces,
-            flags=flags,
-            prev_events=parents,
-            auth_events=auth_events,
-            pdu=event.pdu_bytes,
-            room_state=room_state,
-        )
-
     def _store(self, change: RoomChange, received: ReceivedEvent, row: NewEvent) -> NewEvent:
         """Put the row into the change; return it as it will be stored."""
-        room = change.room
-        change.received.now_known.append((room.room_nid, row.event_id))
-        for parent_id in received.missing_parents:
-            stored_id = encode_event_id(room.version, parent_id)
-            change.received.missing_parents.append(
-                MissingParent(room.room_nid, row.event_nid, stored_id)
-            )
+        note_parents(change, row, received.missing_parents)
         if received.outlier is None:
             change.event_rows.append(row)
             return row
@@ -425,16 +390,16 @@ class ReceivedEvents:
     ) -> None:
         event = received.event
         room = change.room
-        if received.outlier is None:
+        if received.outlier is None and not received.is_history:
             change.new_events.append(found)
-            relation = new_relation(room.version, event, row)
-            if relation is not None:
-                change.relation_rows.append(relation)
+        relation = new_relation(room.version, event, row)
+        if relation is not None:
+            change.relation_rows.append(relation)
         if received.redaction is not None:
             change.redactions.append((found.event_nid, received.redaction.event_nid))
         if received.redacted is not None:
             change.redactions.append((received.redacted.event_nid, found.event_nid))
-            change.redaction_events.append((received.redacted, event))
+            change.redaction_events.append((received.redacted, found))
         elif received.target_is_unknown and event.redacts is not None:
             try:
                 target_id = encode_event_id(room.version, event.redacts)
@@ -445,16 +410,14 @@ class ReceivedEvents:
             )
 
 
-def _node(event: Event, row: NewEvent) -> Node:
-    return Node(
-        event,
-        row.event_nid,
-        row.flags,
-        row.state_before,
-        row.state_after,
-        row.prev_events,
-        row.auth_events,
-    )
+def add_members(auth: Mapping[Slot, Event], cited: Sequence[Node]) -> dict[Slot, Event]:
+    """Add the members that a state may lack, if it lacks them, as an event itself cites them."""
+    members = {
+        (MEMBER, node.event.state_key or ""): node.event
+        for node in cited
+        if node.event.type == MEMBER and not node.is_rejected
+    }
+    return members | dict(auth)
 
 
 def _is_allowed(event: Event, auth: Mapping[Slot, Event]) -> bool:

@@ -55,6 +55,12 @@ class RemoteServer(Protocol):
 
     async def get_event(self, event_id: EventID) -> JsonObject: ...
 
+    async def backfill(
+        self, room_id: RoomID, event_ids: Sequence[EventID], limit: int
+    ) -> Sequence[JsonObject]:
+        """Return these events and what came before them."""
+        ...
+
 
 class CountedServer:
     """A remote server that is asked a limited number of times: for one event, say."""
@@ -96,3 +102,9 @@ class CountedServer:
     async def get_event(self, event_id: EventID) -> JsonObject:
         self._count()
         return await self._server.get_event(event_id)
+
+    async def backfill(
+        self, room_id: RoomID, event_ids: Sequence[EventID], limit: int
+    ) -> Sequence[JsonObject]:
+        self._count()
+        return await self._server.backfill(room_id, event_ids, limit)

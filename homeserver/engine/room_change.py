@@ -13,7 +13,7 @@ from homeserver.core.auth_events import auth_types_of
 from homeserver.core.canonical_json import encode_json
 from homeserver.core.errors import EventRejected
 from homeserver.core.event_auth import check_event_auth
-from homeserver.core.events import MAX_PREV_EVENTS, Event, make_event
+from homeserver.core.events import MAX_PREV_EVENTS, Event, make_event, reference_hash
 from homeserver.core.identifiers import ServerName, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.power_levels import power_levels_of
@@ -21,14 +21,16 @@ from homeserver.core.signing import SigningKey
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.audience import Notified
 from homeserver.engine.dictionary import Dictionary, Slot
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, Member, Tip, next_member
+from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.members import Member, next_member
 from homeserver.engine.not_loaded import NotLoaded
+from homeserver.engine.received_rows import ReceivedRows
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.streams import Stream
 from homeserver.engine.timeline_event import TimelineEvent, stripped_fields
+from homeserver.engine.tips import make_tip
 from homeserver.storage.client_transactions import NewTransaction
-from homeserver.storage.event_graph import MissingParent, WaitingRedaction
-from homeserver.storage.events import NewEvent, PlacedEvent, encode_event_id
+from homeserver.storage.events import NewEvent, encode_event_id
 from homeserver.storage.memberships import NUMBERS, NewMembership
 from homeserver.storage.notifications import NewNotification
 from homeserver.storage.relations import NewRelation, new_relation
@@ -36,7 +38,7 @@ from homeserver.storage.rooms import NewHead
 from homeserver.storage.state_segments import Growth, Segment
 
 _CREATE = ("m.room.create", "")
-_STRIPPED_TYPES = (
+STRIPPED_TYPES = (
     "m.room.create",
     "m.room.name",
     "m.room.avatar",
@@ -73,29 +75,6 @@ class EventTemplate:
         return None if self.txn_id is None else self.txn_scope + self.txn_id
 
 
-@dataclass(slots=True)
-class ReceivedRows:
-    """What only events from elsewhere write."""
-
-    placed: list[PlacedEvent]
-    """Outliers that have found their place."""
-    missing_parents: list[MissingParent]
-    now_known: list[tuple[int, bytes]]
-    """(room, event id) of those that others may have named before they were there."""
-    waiting_redactions: list[WaitingRedaction]
-
-    def __bool__(self) -> bool:
-        return bool(self.placed)
-
-    def copy(self) -> "ReceivedRows":
-        return ReceivedRows(
-            [*self.placed],
-            [*self.missing_parents],
-            [*self.now_known],
-            [*self.waiting_redactions],
-        )
-
-
 class RoomChange:
     def __init__(self, room: LiveRoom) -> None:
         self.room = room
@@ -114,8 +93,13 @@ class RoomChange:
         self.transactions: list[NewTransaction] = []
         self.redactions: list[tuple[int, int]] = []
         """(event number of the target, of the redaction)"""
-        self.redaction_events: list[tuple[TimelineEvent, Event]] = []
-        self.received = ReceivedRows([], [], [], [])
+        self.redaction_events: list[tuple[TimelineEvent, TimelineEvent]] = []
+        self.received = ReceivedRows()
+        self.is_partial = room.is_partial
+        self.forgets_recent = False
+        """The states of recent events were computed again."""
+        self.forgets_member_events = False
+        """The state was replaced as a whole: of the members, only what they are is in memory."""
         self.notified: list[Notified] = []
         self.notification_rows: list[NewNotification] = []
         self.has_old_notifications = False
@@ -136,6 +120,9 @@ class RoomChange:
         """Return the state event before the next event. Raises NotLoaded."""
         if slot in self.state_events:
             return self.state_events[slot]
+        if slot[0] == MEMBER and UserID(slot[1]) in self.members:
+            # It has changed with many others, and is not in memory before the commit.
+            raise NotLoaded("member event", user=UserID(slot[1]))
         found = self.room.find_state(*slot)
         if found is None and slot[0] == MEMBER:
             member = self.room.members.get(UserID(slot[1]))
@@ -164,7 +151,13 @@ class RoomChange:
     def last_position(self) -> int:
         """The newest position that a row remembers; 0 when there is none."""
         last_row = self.event_rows[-1].event_nid if self.event_rows else 0
-        return max(last_row, self.moved_at)
+        return max(last_row, self.moved_at, self.received.last_position)
+
+    def stay_out(self) -> None:
+        """Let a room without a state have none after this change either."""
+        if self.room.tail is None:
+            self.tail = None
+            self.segments.clear()
 
     @property
     def shown_up_to(self) -> int:
@@ -196,6 +189,9 @@ class RoomChange:
         """Bring the live room up to date, after the commit."""
         room = self.room
         room.tips, room.tail = self.tips, self.tail
+        room.is_partial = self.is_partial
+        if self.forgets_member_events:
+            room.forget_member_events()
         room.set_state(self.state)
         for user_id, member in self.members.items():
             room.set_member(user_id, member)
@@ -206,11 +202,16 @@ class RoomChange:
                 room.remember_member_event(found)
             else:
                 room.set_state_event(found)
+        if self.relation_rows:
+            room.has_relations = True
         for found in self.new_events:
             room.append_recent(found)
         if room.audience is not None:
             room.audience.append(self.notified)
         room.last_event = max(room.last_event, self.moved_at)
+        if self.forgets_recent:
+            room.forget_recent()
+        room.forked_at = max(room.forked_at, self.moved_at)
         for target, redaction in self.redaction_events:
             room.redact(target.event_nid, redaction, target.event.event_id)
 
@@ -304,6 +305,9 @@ class RoomChanges:
         tips = change.tips[-MAX_PREV_EVENTS:]
         depth = max((tip.depth for tip in tips), default=0) + 1
         version = change.room.version
+        hashes = {tip.event_id: tip.reference_hash for tip in tips if tip.reference_hash}
+        if hashes:
+            hashes |= {found.event.event_id: reference_hash(found.event) for found in cited}
         return make_event(
             version,
             room_id=change.room.room_id,
@@ -322,6 +326,7 @@ class RoomChanges:
             redacts=None if template.redacted is None else template.redacted.event.event_id,
             server_name=self._server_name,
             signing_key=self._signing_key,
+            reference_hashes=hashes,
         )
 
     def _take_in(
@@ -353,6 +358,7 @@ class RoomChanges:
             state_before=state_before,
             state_after=change.tail.state_nid,
             replaced=replaced.shown if replaced is not None else None,
+            replaces=replaced.event_nid if replaced is not None else None,
             sender_device=template.device_id,
             txn_id=template.txn_id,
         )
@@ -379,7 +385,7 @@ class RoomChanges:
         if relation is not None:
             change.relation_rows.append(relation)
         after = change.tail.state_nid
-        change.tips = (Tip(event_nid, event.event_id, event.depth, after, self._server_name),)
+        change.tips = (make_tip(event, event_nid, after),)
         change.new_events.append(found)
         if event.state_key is not None:
             change.state_events[(event.type, event.state_key)] = found
@@ -387,7 +393,7 @@ class RoomChanges:
                 self.take_in_membership(change, found, found.event_nid)
         if template.redacted is not None:
             change.redactions.append((template.redacted.event_nid, event_nid))
-            change.redaction_events.append((template.redacted, event))
+            change.redaction_events.append((template.redacted, found))
         self._note_transaction(change, template, found)
         return found
 
@@ -458,7 +464,7 @@ class RoomChanges:
     def _stripped_state(self, change: RoomChange, member_event: Event) -> bytes:
         """Return what an invited user is shown of the room, as a JSON array."""
         shown: list[JsonValue] = []
-        for event_type in _STRIPPED_TYPES:
+        for event_type in STRIPPED_TYPES:
             found = change.find_state((event_type, ""))
             if found is not None and not found.is_redacted:
                 shown.append(stripped_fields(found.event))

@@ -38,7 +38,7 @@ class RoomWriter:
         """
         await self._number(events)
         for _ in range(_MAX_TRIES):
-            room = await self.find_room(room_id)
+            room = self._live_rooms.find_loaded(room_id) or await self.find_room(room_id)
             try:
                 await self._commit_loop.submit_change(room_id, len(events), build)
             except Moved:

@@ -1,11 +1,12 @@
-"""Which event each transaction id of a device has made, so that a repeated send answers the first.
+"""Which event each transaction id of a device has made.
 
+A repeated send answers the first, and the device is told the id with the event.
 spec: client-server-api/#transaction-identifiers, v1.19. Scope: device, room and transaction id; 24
 hours. A device's newest are read once from the database, then memory follows the commits.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from twisted.internet.defer import Deferred
 
@@ -20,16 +21,34 @@ _KEPT_MS = 24 * 3600 * 1000
 _MAX_DEVICES = 20_000
 _MAX_PER_DEVICE = 1_000
 
+REDACT_SCOPE = "redact "
+"""Transaction ids of redactions are others than those of sends."""
+
 _Device = tuple[UserID, DeviceID]
 _Key = tuple[int, str]
-"""(room number, transaction id)"""
+"""(room number, transaction id within its scope)"""
+
+
+class _Sent(OrderedDict[_Key, EventID]):
+    """A device's newest, and the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_event: dict[EventID, str] = {}
+
+    def note(self, key: _Key, event_id: EventID) -> None:
+        self[key] = event_id
+        self.by_event[event_id] = key[1]
+        while len(self) > _MAX_PER_DEVICE:
+            _, forgotten = self.popitem(last=False)
+            self.by_event.pop(forgotten, None)
 
 
 class SentTransactions:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._db = database
         self._clock = clock
-        self._known: OrderedDict[_Device, OrderedDict[_Key, EventID]] = OrderedDict()
+        self._known: OrderedDict[_Device, _Sent] = OrderedDict()
         self._under_way: dict[tuple[_Device, _Key], list[Deferred[None]]] = {}
 
     async def once(
@@ -61,16 +80,26 @@ class SentTransactions:
             self._known.pop(device, None)
             raise
         else:
-            known[key] = event_id
-            while len(known) > _MAX_PER_DEVICE:
-                known.popitem(last=False)
+            known.note(key, event_id)
             return event_id
         finally:
             for ended in self._under_way.pop((device, key)):
                 if not ended.called:
                     ended.callback(None)
 
-    async def _load(self, device: _Device) -> OrderedDict[_Key, EventID]:
+    async def find_many(self, device: _Device, event_ids: Iterable[EventID]) -> dict[EventID, str]:
+        """Return the transaction ids, as the client chose them, of what the device has sent.
+
+        Of its newest `_MAX_PER_DEVICE` events, and for as long as they are kept.
+        """
+        by_event = (await self._load(device)).by_event
+        return {
+            event_id: by_event[event_id].removeprefix(REDACT_SCOPE)
+            for event_id in event_ids
+            if event_id in by_event
+        }
+
+    async def _load(self, device: _Device) -> _Sent:
         known = self._known.get(device)
         if known is None:
             rows = await self._db.read(
@@ -79,11 +108,10 @@ class SentTransactions:
                 self._clock.now_ms() - _KEPT_MS,
                 _MAX_PER_DEVICE,
             )
-            known = self._known.setdefault(device, OrderedDict())
+            known = self._known.setdefault(device, _Sent())
             for row in rows:
-                known[(row.room_nid, row.txn_id)] = decode_event_id(
-                    ROOM_VERSIONS[row.room_version], row.event_id
-                )
+                event_id = decode_event_id(ROOM_VERSIONS[row.room_version], row.event_id)
+                known.note((row.room_nid, row.txn_id), event_id)
             while len(self._known) > _MAX_DEVICES:
                 self._known.popitem(last=False)
         return known

@@ -1,28 +1,23 @@
 """The state before an event and the current state of a forked room.
 
 spec: server-server-api/#room-state-resolution, v1.19. Where branches of the graph meet, their
-states are resolved by the algorithm of the room version; equal states are recognised by their hash
-and need none.
-Invariant: `resolve` gives what the algorithm gives over the whole graph, though it looks only at
-the events in conflict, at what they cite, and at the state that authorizes them.
+states are resolved (`resolutions`); equal states are recognised by their hash and need none.
+Invariant: whatever a computation lacks is named by NotLoaded, brought into memory, and the
+computation made again; what was brought stays until the next event of the room.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from homeserver.core import state_resolution_v1, state_resolution_v2
 from homeserver.core.auth_events import auth_types_of
-from homeserver.core.errors import MissingEvent
 from homeserver.core.events import Event
-from homeserver.core.identifiers import EventID
-from homeserver.core.room_versions import StateResolution
 from homeserver.core.state_map import REMOVED, State
-from homeserver.engine.auth_chains import paths_between, reach_of
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
 from homeserver.engine.not_loaded import NotLoaded, Wanted
+from homeserver.engine.resolutions import Resolutions, Threads, find_dispute
 from homeserver.engine.state_store import Snapshot, StateStore
 
 T = TypeVar("T")
@@ -30,9 +25,6 @@ _MAX_TRIES = 100
 _MAX_MAINLINE = 2_000
 _POWER_LEVELS = "m.room.power_levels"
 _CREATE = ("m.room.create", "")
-_ALWAYS: Sequence[Slot] = (_CREATE, (_POWER_LEVELS, ""))
-_ANCHORS: Sequence[Slot] = (*_ALWAYS, ("m.room.join_rules", ""))
-"""State that most events cite."""
 
 
 class StateAtEvent:
@@ -42,11 +34,13 @@ class StateAtEvent:
         states: StateStore,
         graph: EventGraph,
         dictionary: Dictionary,
+        threads: Threads,
     ) -> None:
         self._live_rooms = live_rooms
         self._states = states
         self._graph = graph
         self._dictionary = dictionary
+        self._resolutions = Resolutions(graph, dictionary, threads)
 
     async def after(self, room: LiveRoom, node: Node) -> Snapshot:
         """Return the state after an event whose place is known."""
@@ -66,7 +60,7 @@ class StateAtEvent:
             ):
                 distinct.append(branch)
         states = [branch.state for branch in distinct]
-        resolved = await self._loaded(room, lambda: self.resolve(room, states))
+        resolved = await self._computed(room, lambda: self.resolve(room, states))
         return self.store(room, distinct, resolved)
 
     def store(self, room: LiveRoom, nearby: Sequence[Snapshot], state: State) -> Snapshot:
@@ -93,20 +87,26 @@ class StateAtEvent:
         unknown = [slot for slot in slots if self._dictionary.find_slot(*slot) is None]
         if unknown:
             raise NotLoaded("slots", graph=Wanted(slots=unknown))
-        numbers = [state.get(self._number_of(slot)) for slot in slots]
+        numbers = [state.get(self._dictionary.find_slot(*slot) or 0) for slot in slots]
         nodes = self._graph.get_numbers(room, [n for n in numbers if n is not None])
         return {_slot_of(node): node.event for node in nodes.values()}
 
     async def load_authorizing(
         self, room: LiveRoom, state: State, event: Event
     ) -> dict[Slot, Event]:
-        return await self._loaded(room, lambda: self.authorizing(room, state, event))
+        return await self._computed(room, lambda: self.authorizing(room, state, event))
 
-    async def _loaded(self, room: LiveRoom, compute: Callable[[], T]) -> T:
+    async def _computed(self, room: LiveRoom, compute: Callable[[], T]) -> T:
+        async def computed() -> T:
+            return compute()
+
+        return await self._loaded(room, computed)
+
+    async def _loaded(self, room: LiveRoom, compute: Callable[[], Awaitable[T]]) -> T:
         """Compute something, with whatever it needs brought into memory."""
         for _ in range(_MAX_TRIES):
             try:
-                return compute()
+                return await compute()
             except NotLoaded as missing:
                 if missing.graph is None:
                     raise
@@ -121,105 +121,22 @@ class StateAtEvent:
     def resolve_with(self, room: LiveRoom, fresh: Node, states: Sequence[State]) -> State:
         """As `resolve`; the states may have in them one event that has yet to be committed."""
         with self._graph.including(room, fresh):
-            return self.resolve(room, states)
+            return self.resolve(room, states, fresh)
 
-    def resolve(self, room: LiveRoom, states: Sequence[State]) -> State:
+    def resolve(self, room: LiveRoom, states: Sequence[State], fresh: Node | None = None) -> State:
         """Merge states by what is in memory.
 
-        1. Only slots on which the states differ are in conflict.
-        2. The auth difference, and for 2.1 the conflicted subgraph, are found by numbers.
-        3. The algorithm is given the slots in conflict and those that authorize the events.
-
-        Raises NotLoaded, TooFarToWalk.
+        A dispute that is not settled at once is settled in a thread, while whoever wants to know
+        tries again. Raises NotLoaded, TooFarToWalk.
         """
-        distinct: list[State] = []
-        for state in states:
-            if not any(state is other or state == other for other in distinct):
-                distinct.append(state)
-        first = distinct[0]
-        if len(distinct) == 1:
-            return first
-        slots: set[int] = set()
-        for other in distinct[1:]:  # 1
-            slots.update(slot for slot, nid in first.items() if other.get(slot) != nid)
-            slots.update(other.keys() - first.keys())
-        conflicted = [{state[slot] for slot in slots if slot in state} for state in distinct]
-        wanted = set().union(*conflicted)
-        version = room.version
-        bits: dict[int, int] = {}
-        subgraph: set[int] = set()
-        if version.state_resolution is not StateResolution.V1:  # 2
-            citations = self._graph.citations(room)
-            every = (1 << len(distinct)) - 1
-            common = [nid for slot, nid in first.items() if slot not in slots]
-            bits = reach_of(conflicted, common, self._anchors(first, slots), citations)
-            if version.state_resolution is StateResolution.V2_1:
-                subgraph = paths_between(wanted, citations)
-            wanted |= subgraph | {nid for nid, held in bits.items() if held != every}
-        nodes = self._graph.get_numbers(room, wanted)
-        base = self._authorizing(room, first, slots, list(nodes.values()))  # 3
-        named = {nid: (_slot_of(node), node.event.event_id) for nid, node in nodes.items()}
-        state_sets = [
-            base | {named[state[slot]][0]: named[state[slot]][1] for slot in slots if slot in state}
-            for state in distinct
-        ]
-        try:
-            if version.state_resolution is StateResolution.V1:
-                resolved = state_resolution_v1.resolve(state_sets, self._graph.events(room))
-            else:
-                resolved = state_resolution_v2.resolve(
-                    version,
-                    state_sets,
-                    [
-                        {named[nid][1] for nid in nodes if bits.get(nid, 0) >> index & 1}
-                        for index in range(len(distinct))
-                    ],
-                    self._graph.events(room),
-                    frozenset(self._graph.rejected(room)),
-                    {named[nid][1] for nid in subgraph},
-                )
-        except MissingEvent as missing:
-            ids = [EventID(event_id) for event_id in missing.event_ids]
-            raise NotLoaded("events", graph=Wanted(event_ids=ids)) from missing
-        result = {slot: nid for slot, nid in first.items() if slot not in slots}
-        for slot, event_id in resolved.items():
-            if slot not in base:
-                result[self._number_of(slot)] = self._graph.number_of(room, event_id)
+        dispute = find_dispute(states)
+        if dispute is None:
+            return states[0]
+        winners = self._resolutions.find(room, dispute, fresh)
+        result = dict(dispute.common)
+        for slot, event_id in winners.items():
+            result[slot] = self._graph.number_of(room, event_id)
         return result
-
-    def _anchors(self, state: State, conflicted: Collection[int]) -> list[int]:
-        numbers = [self._number_of(slot) for slot in _ANCHORS]
-        return [state[slot] for slot in numbers if slot in state and slot not in conflicted]
-
-    def _authorizing(
-        self, room: LiveRoom, state: State, conflicted: Collection[int], nodes: Sequence[Node]
-    ) -> dict[Slot, EventID]:
-        """Return the undisputed state that the authorization rules look at for these events."""
-        wanted = dict.fromkeys(_ALWAYS)
-        for node in nodes:
-            event = node.event
-            wanted |= dict.fromkeys(
-                auth_types_of(
-                    room.version, event.type, event.sender, event.state_key, event.content
-                )
-            )
-        unknown = [slot for slot in wanted if self._dictionary.find_slot(*slot) is None]
-        unknown += [
-            slot for slot in map(_slot_of, nodes) if self._dictionary.find_slot(*slot) is None
-        ]
-        if unknown:
-            raise NotLoaded("slots", graph=Wanted(slots=unknown))
-        numbers = [self._number_of(slot) for slot in wanted]
-        found = self._graph.get_numbers(
-            room, [state[slot] for slot in numbers if slot in state and slot not in conflicted]
-        )
-        return {_slot_of(node): node.event.event_id for node in found.values()}
-
-    def _number_of(self, slot: Slot) -> int:
-        number = self._dictionary.find_slot(*slot)
-        if number is None:
-            raise NotLoaded("slot", graph=Wanted(slots=[slot]))
-        return number
 
     async def load(self, room: LiveRoom, wanted: Wanted) -> None:
         """Bring into memory what a NotLoaded named."""
@@ -238,6 +155,10 @@ class StateAtEvent:
             await self._dictionary.name_slots(list(wanted.slot_nids))
         if wanted.citations:
             await self._graph.load_citations(room, wanted.citations, wanted.above)
+        if wanted.resolution:
+            big = self._resolutions.take(room)
+            if big is not None:
+                await self._loaded(room, lambda: self._resolutions.settle(room, big))
 
     async def _load_mainline(self, room: LiveRoom, nodes: Sequence[Node]) -> None:
         """Load what the events cite, and along the power levels what those cite, and so on."""

@@ -5,8 +5,11 @@ transaction is still under way, so a reader that has seen everything up to `curr
 nothing, whatever order the transactions commit in.
 """
 
-from collections.abc import Awaitable, Callable
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
+
+from homeserver.storage.stream_epochs import EventEpoch
 
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class Streams:
     """Every stream of the server; a sync token is one position of each."""
 
     def __init__(self) -> None:
+        self._epochs: Sequence[EventEpoch] = ()
         self.events = Stream("events")
         self.receipts = Stream("receipts")
         self.account_data = Stream("account_data")
@@ -61,3 +65,18 @@ class Streams:
         """In memory only: begins at 0 with each process."""
         self.presence = Stream("presence")
         """In memory only."""
+
+    def know_epochs(self, epochs: Sequence[EventEpoch]) -> None:
+        """Take in every gap of the events stream, in order."""
+        self._epochs = epochs
+
+    def has_history_of(self, position: int) -> bool:
+        """Tell whether a token may hold this position of the events stream.
+
+        False: it was given out by a process whose events are no longer in the database.
+        """
+        index = bisect_left(self._epochs, position, key=lambda epoch: epoch.first_nid)
+        if index == len(self._epochs):
+            return position <= self.events.current
+        epoch = self._epochs[index]
+        return position == epoch.first_nid or position <= epoch.newest_before

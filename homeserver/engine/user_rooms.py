@@ -5,16 +5,19 @@ Filled from the database when a user is first asked for; kept current by the com
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import LiveRooms, Member
+from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.members import Member
 from homeserver.storage import memberships, rooms
 from homeserver.storage.database import Database
 
 _MAX_USERS = 50_000
+_MAX_STANDINGS = 500_000
+"""Of all users together: some 150 MB."""
 _MAX_ROOM_POSITIONS = 1_000_000
 
 
@@ -36,6 +39,8 @@ class UserRooms:
         self._db = database
         self._live_rooms = live_rooms
         self._users: OrderedDict[UserID, dict[RoomID, RoomOfUser]] = OrderedDict()
+        self._standings = 0
+        """How many rooms `_users` has in all."""
         self._loading: dict[UserID, list[Deferred[None]]] = {}
         self._changed_while_loading: dict[UserID, list[RoomOfUser]] = {}
         self._room_positions: dict[int, int] = {}
@@ -76,8 +81,11 @@ class UserRooms:
             for change in self._changed_while_loading[user_id]:
                 known[change.room_id] = change
             self._users[user_id] = known
-            while len(self._users) > _MAX_USERS:
-                self._users.popitem(last=False)
+            self._standings += len(known)
+            while len(self._users) > _MAX_USERS or (
+                self._standings > _MAX_STANDINGS and len(self._users) > 1
+            ):
+                self.drop(next(iter(self._users)))
             return known
         finally:
             del self._changed_while_loading[user_id]
@@ -95,20 +103,27 @@ class UserRooms:
         )
         known = self._users.get(user_id)
         if known is not None:
+            self._standings += room_id not in known
             known[room_id] = change
         elif user_id in self._changed_while_loading:
             self._changed_while_loading[user_id].append(change)
 
     def drop(self, user_id: UserID) -> None:
         """Ask the database next time: nobody knows whether a commit has happened."""
-        self._users.pop(user_id, None)
+        self._standings -= len(self._users.pop(user_id, ()))
 
-    async def forget(self, user_id: UserID, room_id: RoomID, room_nid: int) -> None:
-        """Leave the room out from now on, until the user is invited or joins again."""
-        await self._db.run(memberships.update_forgotten, user_id, room_nid)
+    async def forget(self, user_id: UserID, room: LiveRoom) -> None:
+        """Leave the room out from now on, until the user is invited or joins again.
+
+        What he has seen of it before he does not see again unless he joins.
+        """
+        await self._db.run(memberships.update_forgotten, user_id, room.room_nid)
+        member = room.members[user_id]
+        if member.membership != "join":
+            room.set_member(user_id, replace(member, joined_nid=None, left_nid=None))
         known = self._users.get(user_id)
-        if known is not None:
-            known.pop(room_id, None)
+        if known is not None and known.pop(room.room_id, None) is not None:
+            self._standings -= 1
 
     async def joined(self, user_id: UserID) -> Mapping[RoomID, int]:
         """Return room id -> room number of the rooms the user is joined to."""

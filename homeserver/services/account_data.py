@@ -23,6 +23,7 @@ GLOBAL = RoomID("")
 """In the place of a room id: account data of no room."""
 FULLY_READ = "m.fully_read"
 TAG = "m.tag"
+DIRECT = "m.direct"
 _OF_THE_SERVER = (FULLY_READ, PUSH_RULES)
 _MAX_CONTENT_BYTES = 262_144
 _MAX_NAME_BYTES = 255
@@ -92,6 +93,24 @@ class AccountData:
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:
         await self._change(user_id, room_id, FULLY_READ, lambda _: {"event_id": event_id})
+
+    async def follow_room(self, user_id: UserID, old_id: RoomID, new_id: RoomID) -> None:
+        """Copy tags and the place among direct chats to the room that replaces one."""
+        old_tags = await self.list_tags(user_id, old_id)
+        if old_tags:
+            await self._change(
+                user_id, new_id, TAG, lambda content: {"tags": {**old_tags, **_tags(content)}}
+            )
+
+        def with_new_room(direct: JsonObject | None) -> JsonObject | None:
+            added: JsonObject = {
+                person: [*room_ids, new_id]
+                for person, room_ids in (direct or {}).items()
+                if isinstance(room_ids, list) and old_id in room_ids and new_id not in room_ids
+            }
+            return {**(direct or {}), **added} if added else None
+
+        await self._change(user_id, GLOBAL, DIRECT, with_new_room)
 
     async def changes(self, user_id: UserID, after: int, up_to: int) -> Changes:
         """Return what changed last at a position in (after, up_to]."""

@@ -194,6 +194,9 @@ class Accounts:
 
     # --- the rest
 
+    async def find(self, user_id: UserID) -> Account | None:
+        return await self._db.read(accounts.find_account, user_id)
+
     async def get(self, user_id: UserID) -> Account:
         """Raises Forbidden for users without an active account here."""
         account = await self._db.read(accounts.find_account, user_id)

@@ -5,11 +5,11 @@ spec: client-server-api/#aggregations-of-child-events, v1.19, and what #threadin
 
 Invariant: nothing is told of children that the reader may not see, ignores, or that are redacted;
 and a page whose events have no such children costs no query as long as memory has them.
-NOTSPEC: children that are visible only by the state before them (`timeline.surely_visible`) are
+NOTSPEC: children that are visible only by the state before them (`sight.bounds_of`) are
 left out: to count them, each one's state would have to be read.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
@@ -19,9 +19,9 @@ from homeserver.core.relations import REPLACE, find_relation
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.requester import Requester
-from homeserver.services.client_events import Bundles, render_event
+from homeserver.services.client_events import NO_BUNDLES, Bundles, ClientEvents
 from homeserver.services.ignored_users import IgnoredUsers
-from homeserver.services.timeline import surely_visible
+from homeserver.services.sight import bounds_of
 from homeserver.storage import relations
 from homeserver.storage.database import Database
 from homeserver.storage.events import decode_event_id
@@ -29,17 +29,57 @@ from homeserver.storage.relations import Reader, Summary
 
 
 class Aggregations:
-    def __init__(self, database: Database, live_rooms: LiveRooms, ignored: IgnoredUsers) -> None:
+    def __init__(
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        ignored: IgnoredUsers,
+        client_events: ClientEvents,
+    ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._ignored = ignored
+        self._client_events = client_events
 
-    async def bundle(
+    async def render(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        found: Sequence[TimelineEvent],
+        *,
+        with_room: bool = True,
+        is_live: bool = False,
+    ) -> list[bytes]:
+        """Return the JSON of each event as the requester's device is shown it.
+
+        with_room  False: without `room_id`, as in sync
+        is_live    without aggregations: what relates to these events comes with them
+        """
+        bundles = NO_BUNDLES if is_live else await self._bundle(requester, room_id, found)
+        return await self._client_events.render(
+            requester, room_id, found, bundles, with_room=with_room
+        )
+
+    async def render_state(
+        self,
+        requester: Requester,
+        room_id: RoomID,
+        found: Sequence[TimelineEvent],
+        *,
+        with_room: bool = True,
+    ) -> list[bytes]:
+        """Return the JSON of state events, which have no aggregations; there may be many."""
+        return await self._client_events.render(
+            requester, room_id, found, looks_up=False, with_room=with_room
+        )
+
+    async def _bundle(
         self, requester: Requester, room_id: RoomID, found: Iterable[TimelineEvent]
     ) -> Bundles:
         """Sum up the children of these events, for one reader.
 
-        1. State events have no aggregations; of recent events memory knows which have children.
+        1. State events have no aggregations; memory knows whether the room has any, and which of
+           the recent events have children.
         2. One query sums up the children of all the others.
         3. The newest event of a thread is told with its own children. It is none of a thread
            itself, so this ends here.
@@ -47,10 +87,14 @@ class Aggregations:
         room = await self._live_rooms.find(room_id)
         if room is None:
             return {}
-        asked = room.list_possible_parents(e for e in found if not e.event.is_state)  # 1
+        if room.has_relations is None:
+            has_relations = await self._db.read(relations.has_relations, room.room_nid)
+            if room.has_relations is None:  # else there has been one in the meantime
+                room.has_relations = has_relations
+        asked = room.list_possible_parents(found)  # 1
         if not asked:
             return {}
-        sure_from, sure_to = surely_visible(requester.user_id, room)
+        sure_from, sure_to = bounds_of(requester.user_id, room).sure
         if sure_from > sure_to:
             return {}
         ignored = await self._ignored.of(requester.user_id)
@@ -79,6 +123,15 @@ class Aggregations:
         ]
         below = room.list_possible_parents(latest for _, _, latest in told if latest is not None)
         inner = await self._sum_up(requester, reader, room, below)  # 3
+        latest_jsons = await self._render(
+            requester, room, [latest for _, _, latest in told if latest is not None], inner
+        )
+        replacements = {
+            event.event_nid: found
+            for event, summary, _ in told
+            if (found := _replacement(event, summary, children)) is not None
+        }
+        replacement_jsons = await self._render(requester, room, [*replacements.values()])
         bundles = {}
         for event, summary, latest in told:
             parts: dict[str, JsonValue | orjson.Fragment] = {}
@@ -86,16 +139,14 @@ class Aggregations:
                 parts["m.thread"] = orjson.Fragment(
                     b'{"latest_event":%s,"count":%d,"current_user_participated":%s}'
                     % (
-                        render_event(latest, requester, room.room_id, inner),
+                        latest_jsons[latest.event_nid],
                         summary.thread_count,
                         b"true" if summary.has_participated else b"false",
                     )
                 )
-            replacement = _replacement(event, summary, children)
+            replacement = replacements.get(event.event_nid)
             if replacement is not None:
-                parts["m.replace"] = orjson.Fragment(
-                    render_event(replacement, requester, room.room_id)
-                )
+                parts["m.replace"] = orjson.Fragment(replacement_jsons[replacement.event_nid])
             if summary.references:
                 parts["m.reference"] = {
                     "chunk": [
@@ -106,6 +157,16 @@ class Aggregations:
             if parts:
                 bundles[event.event_nid] = orjson.dumps(parts)
         return bundles
+
+    async def _render(
+        self,
+        requester: Requester,
+        room: LiveRoom,
+        found: list[TimelineEvent],
+        bundles: Bundles = NO_BUNDLES,
+    ) -> dict[int, bytes]:
+        jsons = await self._client_events.render(requester, room.room_id, found, bundles)
+        return {event.event_nid: json for event, json in zip(found, jsons, strict=True)}
 
 
 def _latest_in_thread(

@@ -23,9 +23,18 @@ from homeserver.services.key_objects import (
     without_signatures,
 )
 from homeserver.services.ui_auth import PASSWORD_FLOWS, UIAuth
-from homeserver.storage import accounts, cross_signing_keys, device_keys, device_lists, devices
+from homeserver.storage import (
+    accounts,
+    cross_signing_keys,
+    device_keys,
+    device_lists,
+    device_updates,
+    devices,
+    remote_devices,
+)
 from homeserver.storage.cross_signing_keys import CrossSigningKey, KeySignature
 from homeserver.storage.database import Database
+from homeserver.storage.device_updates import CROSS_SIGNING_KEYS
 from homeserver.storage.query import Txn
 
 _MAX_SIGNED_OBJECTS = 1_000
@@ -155,6 +164,7 @@ def _store_keys(
         [CrossSigningKey(user_nid, u.usage, u.public_key, encode_key(u.key)) for u in fresh],
     )
     device_lists.upsert_change(txn, position, user_nid)
+    device_updates.mark(txn, user_nid, [CROSS_SIGNING_KEYS])
     return KeyChange(True, changed=True)
 
 
@@ -177,6 +187,7 @@ def _store_signatures(
     signed: Mapping[UserID, Mapping[str, JsonObject]],
 ) -> KeyChange[JsonObject]:
     known = device_keys.list_accounts(txn, [signer_id, *signed])
+    known |= remote_devices.list_followed(txn, list(signed))
     signer_nid = known.get(signer_id)
     if signer_nid is None:
         raise Forbidden("Only users with an account have keys to sign with")
@@ -204,6 +215,10 @@ def _store_signatures(
     changed = signer_nid in targets
     if changed:
         device_lists.upsert_change(txn, position, signer_nid)
+        signed_keys = {s.target_key for s in good if s.target_nid == signer_nid}
+        device_updates.mark(
+            txn, signer_nid, [k if k in stored.devices else CROSS_SIGNING_KEYS for k in signed_keys]
+        )
     result: JsonObject = {"failures": dict(failures)}
     return KeyChange(result, changed=changed, signed_others=bool(targets - {signer_nid}))
 

@@ -20,7 +20,7 @@ from homeserver.engine.streams import Streams
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import MatrixError
 from homeserver.services.sync.token import current_token, parse_token
-from homeserver.storage import cross_signing_keys, device_keys, device_lists
+from homeserver.storage import cross_signing_keys, device_keys, device_lists, device_updates
 from homeserver.storage.database import Database
 from homeserver.storage.dictionaries import find_user_nid
 from homeserver.storage.query import Txn
@@ -91,6 +91,11 @@ class DeviceLists:
         self._live_rooms = live_rooms
         self._changed = _Changes()
         self._signed = _Changes()
+        self._listeners: list[Callable[[UserID], None]] = []
+
+    def subscribe(self, listener: Callable[[UserID], None]) -> None:
+        """Call `listener` with each user whose keys have changed, local or not."""
+        self._listeners.append(listener)
 
     async def start_at(self, position: int) -> None:
         """Begin after `position`, and settle what the last process did not get to."""
@@ -126,6 +131,8 @@ class DeviceLists:
 
         async def wake(change: KeyChange[T]) -> None:
             if change.changed:
+                for listener in self._listeners:
+                    listener(user_id)
                 self._notifier.wake({user_id, *await self._user_rooms.sharing_users(user_id)})
             elif change.signed_others:
                 self._notifier.wake([user_id])
@@ -166,8 +173,8 @@ class DeviceLists:
         What happened after `to_token` is told, too: it only says how far the client has come.
         """
         now = current_token(self._streams)
-        parse_token(to_token, now)
-        since = parse_token(from_token, now)
+        parse_token(to_token, self._streams)
+        since = parse_token(from_token, self._streams)
         sharing = await self._user_rooms.sharing_users(user_id)
         changed, _ = await self.changed_since(
             user_id, since.device_lists, now.device_lists, sharing
@@ -210,5 +217,6 @@ def _settle_devices(
     is_change = device_lists.settle_pending(txn, position, user_nid)
     if not is_change and device_keys.has_device_keys(txn, user_nid, device_ids):
         device_lists.upsert_change(txn, position, user_nid)
+        device_updates.mark(txn, user_nid, device_ids)
         is_change = True
     return KeyChange(None, changed=is_change)

@@ -11,7 +11,7 @@ from homeserver.core.identifiers import DeviceID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.errors import NotFound
 from homeserver.services.sessions import Sessions, check_device_id, check_device_name
-from homeserver.storage import accounts, devices
+from homeserver.storage import accounts, device_keys, device_lists, device_updates, devices
 from homeserver.storage.accounts import Account
 from homeserver.storage.database import Database
 from homeserver.storage.devices import Device
@@ -59,9 +59,7 @@ class Devices:
         if (
             account is None
             or "\0" in device_id
-            or not await self._db.run(
-                devices.update_display_name, account.user_nid, device_id, display_name
-            )
+            or not await self._db.run(_rename, account.user_nid, device_id, display_name)
         ):
             raise NotFound("There is no such device")
         await self._changed(user_id, [device_id])
@@ -110,6 +108,16 @@ class Devices:
 def device_body(device: Device) -> JsonObject:
     """Return what clients are told of a device."""
     return {key: value for key, value in asdict(device).items() if value is not None}
+
+
+def _rename(txn: Txn, user_nid: int, device_id: DeviceID, display_name: str) -> bool:
+    """Return False when there is no such device."""
+    if not devices.update_display_name(txn, user_nid, device_id, display_name):
+        return False
+    if device_keys.has_device_keys(txn, user_nid, [device_id]):
+        device_lists.mark_pending(txn, user_nid)
+        device_updates.mark(txn, user_nid, [device_id])
+    return True
 
 
 def delete_devices(

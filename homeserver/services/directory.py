@@ -3,7 +3,7 @@
 spec: client-server-api/#room-aliases, v1.19.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from homeserver.core.identifiers import (
     IdentifierInvalid,
@@ -17,10 +17,16 @@ from homeserver.core.identifiers import (
 )
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.user_rooms import UserRooms
-from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound
+from homeserver.errors import Conflict, Forbidden, InvalidParam, NotFound, ServersFailed
+from homeserver.services.federation.requests import FederationRequests
 from homeserver.services.room_access import RoomAccess
 from homeserver.storage import aliases
 from homeserver.storage.database import Database
+from homeserver.transport.federation_client import ErrorAnswer
+from homeserver.transport.outbound import RequestFailed
+
+_MAX_SERVERS = 50
+"""Named with an alias."""
 
 
 class Directory:
@@ -31,34 +37,63 @@ class Directory:
         user_rooms: UserRooms,
         access: RoomAccess,
         server_name: ServerName,
+        requests: FederationRequests,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._user_rooms = user_rooms
         self._access = access
         self._server_name = server_name
+        self._requests = requests
 
     async def list_joined(self, user_id: UserID) -> Iterable[RoomID]:
         return await self._user_rooms.joined(user_id)
 
-    async def get_room_id(self, room_id_or_alias: str) -> RoomID:
-        """Raises InvalidParam, or NotFound for an alias that names no room."""
+    async def resolve(self, room_id_or_alias: str) -> tuple[RoomID, Sequence[str]]:
+        """Return the room and servers that are in it; none are named for a room id.
+
+        Raises InvalidParam, or NotFound for an alias that names no room.
+        """
         try:
             if room_id_or_alias.startswith("!"):
-                return parse_room_id(room_id_or_alias)
+                return parse_room_id(room_id_or_alias), []
             alias = parse_room_alias(room_id_or_alias)
         except IdentifierInvalid as error:
             raise InvalidParam(str(error)) from error
         found = await self._db.read(aliases.find_alias, alias)
-        if found is None:
+        if found is not None:
+            return found, await self.list_servers(found)
+        if server_name_of(alias) == self._server_name:
             raise NotFound(f"{alias} names no room")
-        return found
+        return await self._resolve_remote(alias)
 
-    async def list_servers(self, room_id: RoomID) -> Iterable[str]:
+    async def resolve_local(self, alias: RoomAlias) -> tuple[RoomID, Sequence[str]]:
+        """Resolve an alias of this server, for another one. Raises NotFound."""
+        found = await self._db.read(aliases.find_alias, alias)
+        if found is None or server_name_of(alias) != self._server_name:
+            raise NotFound(f"{alias} names no room")
+        return found, await self.list_servers(found)
+
+    async def _resolve_remote(self, alias: RoomAlias) -> tuple[RoomID, Sequence[str]]:
+        server = ServerName(server_name_of(alias) or "")
+        try:
+            answer = await self._requests.query_directory(server, alias)
+            room_id = parse_room_id(str(answer.get("room_id")))
+        except ErrorAnswer as error:
+            raise NotFound(f"{alias} names no room: {error}") from error
+        except RequestFailed as error:
+            raise ServersFailed(f"{server} cannot be asked for {alias}: {error}") from error
+        except IdentifierInvalid as error:
+            raise ServersFailed(f"{server} gave no room for {alias}") from error
+        servers = answer.get("servers")
+        named = [s for s in servers if isinstance(s, str)] if isinstance(servers, list) else []
+        return room_id, [server, *(s for s in named[:_MAX_SERVERS] if s != server)]
+
+    async def list_servers(self, room_id: RoomID) -> Sequence[str]:
         """Servers in the room, this one first."""
         room = await self._live_rooms.find(room_id)
         others = [] if room is None else [s for s in room.servers if s != self._server_name]
-        return [self._server_name, *others]
+        return [self._server_name, *others[:_MAX_SERVERS]]
 
     async def list_aliases(self, user_id: UserID, room_id: RoomID) -> Iterable[str]:
         room = (await self._access.access_readable(user_id, room_id)).room

@@ -1,20 +1,22 @@
 """Keys of devices: uploaded by their owners, asked for and claimed by everybody.
 
-spec: client-server-api/#key-distribution, v1.19
+spec: client-server-api/#key-distribution, server-server-api/#end-to-end-encryption, v1.19
 Invariant: a device's keys are uploaded by a session of that device alone, and a one-time key is
 given out once.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.core.canonical_json import decode_json
 from homeserver.core.identifiers import DeviceID, ServerName, UserID, server_name_of
-from homeserver.core.json_types import JsonObject
+from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.errors import ConstraintViolated, InvalidParam, MissingParam, TooLarge, UnknownToken
 from homeserver.requester import Requester
 from homeserver.services.device_lists import DeviceLists, KeyChange
+from homeserver.services.federation.remote_keys import Claims, Failures, RemoteKeys
+from homeserver.services.key_lists import MASTER, SELF_SIGNING, KeyLists, list_local_keys
 from homeserver.services.key_objects import (
     load_object,
     parse_device_keys,
@@ -26,6 +28,7 @@ from homeserver.storage import (
     cross_signing_keys,
     device_keys,
     device_lists,
+    device_updates,
     one_time_keys,
     to_device,
 )
@@ -37,6 +40,11 @@ from homeserver.storage.query import Txn
 _MAX_KEYS_A_REQUEST = 1_000
 _MAX_ONE_TIME_KEYS = 5_000
 _MAX_REMEMBERED = 50_000
+_MAX_USERS_A_QUERY = 1_000
+_MAX_CLAIMS = 1_000
+"""Of one request of another server."""
+_MIN_SECONDS = 1.0
+_MAX_SECONDS = 30.0
 _USUAL_ALGORITHM = "signed_curve25519"
 
 _Device = tuple[UserID, DeviceID]
@@ -53,10 +61,15 @@ class Upload:
 
 class E2EKeys:
     def __init__(
-        self, database: Database, device_lists: DeviceLists, server_name: ServerName
+        self,
+        database: Database,
+        device_lists: DeviceLists,
+        remote_keys: RemoteKeys,
+        server_name: ServerName,
     ) -> None:
         self._db = database
         self._device_lists = device_lists
+        self._remote_keys = remote_keys
         self._server_name = server_name
         self._counts: OrderedDict[_Device, KeyCounts] = OrderedDict()
         self._count_changes = 0
@@ -99,22 +112,71 @@ class E2EKeys:
         return counts
 
     async def query(
-        self, requester: Requester, wanted: Mapping[UserID, Sequence[str]]
+        self, requester: Requester, wanted: Mapping[UserID, Sequence[str]], seconds: float
     ) -> JsonObject:
-        """Return the keys of devices and users, with the signatures the requester may see."""
-        found = await self._db.read(_list_keys, requester.user_id, list(wanted))
-        answer: dict[str, dict[str, JsonObject]] = {"device_keys": {}, **found.cross_signing}
+        """Return the keys of devices and users, with the signatures the requester may see.
+
+        seconds  how long other servers are waited for
+        """
+        here, elsewhere = self._divide(wanted)
+        found = await self._db.read(list_local_keys, here, requester.user_id)
+        failures: Failures = {}
+        if elsewhere:
+            others, failures = await self._remote_keys.query(
+                elsewhere, requester.user_id, within_limits(seconds)
+            )
+            found.add(others)
         for user_id, by_device in found.devices.items():
             chosen = set(wanted[user_id])
-            answer["device_keys"][user_id] = {
-                device_id: keys
-                for device_id, keys in by_device.items()
-                if not chosen or device_id in chosen
-            }
-        return {"failures": self._unreachable(wanted), **answer}  # type: ignore[dict-item]  # JSON
+            if chosen:
+                found.devices[user_id] = {d: k for d, k in by_device.items() if d in chosen}
+        return {"failures": _body(failures), **found.body(user_signing=True)}
 
-    async def claim(self, wanted: Mapping[UserID, Mapping[str, str]]) -> JsonObject:
+    async def query_for_server(self, wanted: Mapping[UserID, Sequence[str]]) -> JsonObject:
+        """Return the keys of local users, as other servers may see them."""
+        here, _ = self._divide(wanted)
+        found = await self._db.read(list_local_keys, here[:_MAX_USERS_A_QUERY], None)
+        for user_id, by_device in found.devices.items():
+            chosen = set(wanted[user_id])
+            if chosen:
+                found.devices[user_id] = {d: k for d, k in by_device.items() if d in chosen}
+        return found.body(user_signing=False)
+
+    async def list_devices_for_server(self, user_id: UserID) -> JsonObject:
+        """Return a local user's devices that have keys; none for who has no account."""
+        here, _ = self._divide([user_id])
+        stream_id, found = await self._db.run(_list_devices, here)
+        devices: list[JsonValue] = []
+        for device_id, keys in found.devices.get(user_id, {}).items():
+            unsigned = keys.pop("unsigned")
+            assert isinstance(unsigned, dict)
+            devices.append({"device_id": device_id, "keys": keys, **unsigned})
+        answer: JsonObject = {"user_id": user_id, "stream_id": stream_id, "devices": devices}
+        for usage in (MASTER, SELF_SIGNING):
+            if user_id in found.cross_signing[usage]:
+                answer[f"{usage}_key"] = found.cross_signing[usage][user_id]
+        return answer
+
+    async def claim(self, wanted: Claims, seconds: float) -> JsonObject:
         """Give out one key for each device, a fallback key when there is no other."""
+        here, elsewhere = self._divide(wanted)
+        keys = await self._claim_local({user_id: wanted[user_id] for user_id in here})
+        failures: Failures = {}
+        if elsewhere:
+            others, failures = await self._remote_keys.claim(
+                {user_id: wanted[user_id] for user_id in elsewhere}, within_limits(seconds)
+            )
+            keys.update(others)
+        return {"failures": _body(failures), "one_time_keys": keys}
+
+    async def claim_for_server(self, wanted: Claims) -> JsonObject:
+        """Give out keys of local users' devices to another server."""
+        if sum(map(len, wanted.values())) > _MAX_CLAIMS:
+            raise TooLarge(f"At most {_MAX_CLAIMS} keys can be claimed at once")
+        here, _ = self._divide(wanted)
+        return {"one_time_keys": await self._claim_local({u: wanted[u] for u in here})}
+
+    async def _claim_local(self, wanted: Claims) -> JsonObject:
         claims = [
             Claim(user_id, DeviceID(device_id), algorithm)
             for user_id, by_device in wanted.items()
@@ -130,7 +192,16 @@ class E2EKeys:
         for key in claimed:
             by_device = keys.setdefault(key.user_id, {})
             by_device[key.device_id] = {f"{key.algorithm}:{key.key_id}": decode_json(key.key)}
-        return {"failures": self._unreachable(wanted), "one_time_keys": keys}  # type: ignore[dict-item]  # JSON
+        return dict(keys)  # type: ignore[arg-type]  # nested dicts of JSON, which are invariant
+
+    def _divide(self, user_ids: Iterable[UserID]) -> tuple[list[UserID], list[UserID]]:
+        """Return those of this server, and the others."""
+        here: list[UserID] = []
+        elsewhere: list[UserID] = []
+        for user_id in user_ids:
+            is_here = server_name_of(user_id) == self._server_name
+            (here if is_here else elsewhere).append(user_id)
+        return here, elsewhere
 
     async def key_counts(self, user_id: UserID, device_id: DeviceID) -> KeyCounts:
         """From memory, usually. Not to be altered."""
@@ -157,12 +228,14 @@ class E2EKeys:
         for device in devices:
             self._counts.pop(device, None)
 
-    def _unreachable(self, wanted: Mapping[UserID, object]) -> JsonObject:
-        servers = {server_name_of(user_id) or "" for user_id in wanted} - {self._server_name}
-        return {
-            server: {"errcode": "M_UNKNOWN", "error": "The server cannot be reached"}
-            for server in sorted(servers)
-        }
+
+def within_limits(seconds: float) -> float:
+    """Return how long other servers are waited for when a client asks for so long."""
+    return min(max(seconds, _MIN_SECONDS), _MAX_SECONDS)
+
+
+def _body(failures: Failures) -> JsonObject:
+    return dict(sorted(failures.items()))
 
 
 def delete_for_devices(txn: Txn, user_nid: int, device_ids: Sequence[DeviceID]) -> None:
@@ -170,13 +243,8 @@ def delete_for_devices(txn: Txn, user_nid: int, device_ids: Sequence[DeviceID]) 
     if device_keys.delete_for_devices(txn, user_nid, device_ids):
         cross_signing_keys.delete_device_signatures(txn, user_nid, device_ids)
         device_lists.mark_pending(txn, user_nid)
+        device_updates.mark(txn, user_nid, device_ids)
     to_device.delete_for_devices(txn, user_nid, device_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    devices: dict[UserID, dict[str, JsonObject]]
-    cross_signing: dict[str, dict[str, JsonObject]]
 
 
 def _store_upload(
@@ -203,6 +271,7 @@ def _store_upload(
             cross_signing_keys.delete_device_signatures(txn, user_nid, [device_id])
         device_keys.upsert_device_keys(txn, user_nid, device_id, upload.device_keys)
         device_lists.upsert_change(txn, position, user_nid)
+        device_updates.mark(txn, user_nid, [device_id])
     _store_one_time_keys(txn, user_id, device_id, upload)
     return KeyChange(None, changed=changed)
 
@@ -251,43 +320,11 @@ def _count(txn: Txn, user_id: UserID, device_id: DeviceID) -> KeyCounts:
     )
 
 
-def _list_keys(txn: Txn, reader_id: UserID, user_ids: Sequence[UserID]) -> _Found:
-    known = device_keys.list_accounts(txn, user_ids)
-    names = {user_nid: user_id for user_id, user_nid in known.items()}
-    devices: dict[UserID, dict[str, JsonObject]] = {user_id: {} for user_id in known}
-    for row in device_keys.list_device_keys(txn, list(names)):
-        keys = load_object(row.keys)
-        named = row.display_name is not None
-        keys["unsigned"] = {"device_display_name": row.display_name} if named else {}
-        devices[names[row.user_nid]][row.device_id] = keys
-    cross: dict[str, dict[str, JsonObject]] = {
-        "master_keys": {}, "self_signing_keys": {}, "user_signing_keys": {},
-    }  # fmt: skip
-    masters: dict[tuple[int, str], JsonObject] = {}
-    for cross_key in cross_signing_keys.list_cross_signing_keys(txn, list(names)):
-        user_id = names[cross_key.user_nid]
-        if cross_key.usage == "user_signing" and user_id != reader_id:
-            continue
-        key = load_object(cross_key.key)
-        cross[f"{cross_key.usage}_keys"][user_id] = key
-        if cross_key.usage == "master":
-            masters[(cross_key.user_nid, cross_key.public_key)] = key
-    reader_nid = known.get(reader_id) or find_user_nid(txn, reader_id)
-    for s in cross_signing_keys.list_visible_signatures(txn, list(names), reader_nid):
-        target = devices[names[s.target_nid]].get(s.target_key) or masters.get(
-            (s.target_nid, s.target_key)
-        )
-        if target is not None:
-            _add_signature(target, s.signer_id, s.signer_key, s.signature)
-    return _Found(devices, cross)
-
-
-def _add_signature(key: JsonObject, signer: UserID, signer_key: str, signature: str) -> None:
-    signatures = key.setdefault("signatures", {})
-    assert isinstance(signatures, dict)
-    by_signer = signatures.setdefault(signer, {})
-    assert isinstance(by_signer, dict)
-    by_signer[f"ed25519:{signer_key}"] = signature
+def _list_devices(txn: Txn, user_ids: Sequence[UserID]) -> tuple[int, KeyLists]:
+    """Return the stream_id of the last update of a user, and what there is since then."""
+    user_nid = find_user_nid(txn, user_ids[0]) if user_ids else None
+    stream_id = 0 if user_nid is None else device_updates.last_stream_id(txn, user_nid)
+    return stream_id, list_local_keys(txn, user_ids, None)
 
 
 def _user_nid(txn: Txn, user_id: UserID) -> int:

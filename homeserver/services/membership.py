@@ -4,15 +4,18 @@ spec: client-server-api/#room-membership, v1.19. The rules themselves are in
 `core/membership_auth.py`; here is what a person asks for.
 """
 
+from collections.abc import Sequence
+
 from homeserver.core.identifiers import RoomID, UserID, server_name_of
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.core.power_levels import PowerLevels
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import BadRequest, Forbidden, NotFound
+from homeserver.services.federation.remote_membership import RemoteMembership
 from homeserver.services.profiles import Profiles
+from homeserver.services.restricted_joins import JoinCheck, RestrictedJoins
 
 
 class Membership:
@@ -22,30 +25,57 @@ class Membership:
         live_rooms: LiveRooms,
         user_rooms: UserRooms,
         profiles: Profiles,
+        restricted: RestrictedJoins,
+        remote: RemoteMembership,
     ) -> None:
         self._author = author
         self._live_rooms = live_rooms
         self._user_rooms = user_rooms
         self._profiles = profiles
+        self._restricted = restricted
+        self._remote = remote
 
-    async def join(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> RoomID:
+    async def join(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        *,
+        reason: str | None = None,
+        via: Sequence[str] = (),
+    ) -> RoomID:
         """Join, by invitation, by an open door or by another room's membership.
 
-        Raises NotFound for an unknown room, Forbidden.
+        via  servers that are in the room, should this one not be
+        Raises NotFound for an unknown room, Forbidden, ServersFailed.
         """
-        room = await self._find_room(room_id)
+        room = await self._find_resident(user_id, room_id)
+        content = await self._content(user_id, "join", reason)
+        if room is None:
+            candidates = await self._remote.list_candidates(user_id, room_id, via)
+            await self._remote.join(user_id, room_id, candidates, content)
+            return room_id
         if room.membership_of(user_id) == "join":
             return room_id
-        content = await self._content(user_id, "join", reason)
-        authorizer = await self._find_authorizer(room, user_id)
-        if authorizer is not None:
-            content["join_authorised_via_users_server"] = authorizer
+        if room.is_partial:  # a server that knows the user's membership must agree
+            others = await self._remote.list_candidates(user_id, room_id, via)
+            await self._remote.join(user_id, room_id, others, content)
+            return room_id
+        vouched = await self._restricted.check(room, user_id)
+        if vouched.authorizer is not None:
+            content["join_authorised_via_users_server"] = vouched.authorizer
+        elif vouched.outcome in (JoinCheck.ALLOWED, JoinCheck.UNKNOWN) and len(room.servers) > 1:
+            others = await self._remote.list_candidates(user_id, room_id, [*via, *room.servers])
+            await self._remote.join(user_id, room_id, others, content)
+            return room_id
         await self._send(room_id, user_id, user_id, content)
         return room_id
 
     async def leave(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> None:
         """Leave, reject an invitation or take back a knock."""
-        room = await self._find_room(room_id)
+        room = await self._find_resident(user_id, room_id)
+        if room is None:
+            await self._leave_outside(user_id, room_id, reason)
+            return
         membership = room.membership_of(user_id)
         if membership == "leave":
             return
@@ -53,9 +83,30 @@ class Membership:
             raise NotFound("You are not in this room")
         await self._send(room_id, user_id, user_id, _plain("leave", reason))
 
-    async def knock(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> RoomID:
-        await self._find_room(room_id)
-        await self._send(room_id, user_id, user_id, await self._content(user_id, "knock", reason))
+    async def _leave_outside(self, user_id: UserID, room_id: RoomID, reason: str | None) -> None:
+        """End an invitation to a room that this server is not in, or a knock on it."""
+        room = await self._live_rooms.find(room_id)
+        if room is not None and room.membership_of(user_id) == "leave":
+            return
+        candidates = await self._remote.list_candidates(user_id, room_id, [])
+        await self._remote.leave(user_id, room_id, candidates, _plain("leave", reason))
+
+    async def knock(
+        self,
+        user_id: UserID,
+        room_id: RoomID,
+        *,
+        reason: str | None = None,
+        via: Sequence[str] = (),
+    ) -> RoomID:
+        """Raises as `join`."""
+        room = await self._find_resident(user_id, room_id)
+        content = await self._content(user_id, "knock", reason)
+        if room is None:
+            candidates = await self._remote.list_candidates(user_id, room_id, via)
+            await self._remote.knock(user_id, room_id, candidates, content)
+        else:
+            await self._send(room_id, user_id, user_id, content)
         return room_id
 
     async def invite(
@@ -67,11 +118,14 @@ class Membership:
         reason: str | None = None,
         is_direct: bool = False,
     ) -> None:
-        await self._access_member(sender, room_id)
+        room = await self._access_member(sender, room_id)
         content = await self._content(user_id, "invite", reason)
         if is_direct:
             content["is_direct"] = True
-        await self._send(room_id, sender, user_id, content)
+        if self._remote.is_remote(user_id):
+            await self._remote.invite(room, sender, user_id, content)
+        else:
+            await self._send(room_id, sender, user_id, content)
 
     async def kick(
         self, sender: UserID, room_id: RoomID, user_id: UserID, *, reason: str | None = None
@@ -101,7 +155,7 @@ class Membership:
             raise NotFound("Unknown room")
         if room.membership_of(user_id) not in ("leave", "ban"):
             raise BadRequest("Leave the room before forgetting it", errcode="M_UNKNOWN")
-        await self._user_rooms.forget(user_id, room_id, room.room_nid)
+        await self._user_rooms.forget(user_id, room)
 
     async def _send(
         self, room_id: RoomID, sender: UserID, user_id: UserID, content: JsonObject
@@ -119,11 +173,11 @@ class Membership:
             ],
         )
 
-    async def _find_room(self, room_id: RoomID) -> LiveRoom:
+    async def _find_resident(self, user_id: UserID, room_id: RoomID) -> LiveRoom | None:
+        """Return the room if this server is in it, so that its state here is the present one."""
         room = await self._live_rooms.find(room_id)
-        if room is None:
-            raise NotFound("This server does not know the room")
-        return room
+        own = server_name_of(user_id)
+        return room if room is not None and own in room.servers else None
 
     async def _access_member(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
         room = await self._live_rooms.find(room_id)
@@ -133,43 +187,9 @@ class Membership:
 
     async def _content(self, user_id: UserID, membership: str, reason: str | None) -> JsonObject:
         content = _plain(membership, reason)
-        content |= await self._profiles.get_member_fields(user_id)
+        if not self._remote.is_remote(user_id):
+            content |= await self._profiles.get_member_fields(user_id)
         return content
-
-    async def _find_authorizer(self, room: LiveRoom, user_id: UserID) -> UserID | None:
-        """Return who vouches for a join by another room's membership.
-
-        spec: rooms/v8/#authorization-rules. None when the join needs nobody, or nobody can.
-        """
-        rules = room.find_content("m.room.join_rules")
-        is_restricted = rules.get("join_rule") in ("restricted", "knock_restricted")
-        if (
-            not is_restricted
-            or not room.version.restricted_join
-            or room.membership_of(user_id) == "invite"
-        ):
-            return None
-        allowed = rules.get("allow")
-        for entry in allowed if isinstance(allowed, list) else []:
-            if not isinstance(entry, dict) or entry.get("type") != "m.room_membership":
-                continue
-            other_id = entry.get("room_id")
-            other = (
-                await self._live_rooms.find(RoomID(other_id)) if isinstance(other_id, str) else None
-            )
-            if other is not None and other.membership_of(user_id) == "join":
-                return _strongest_inviter(room, room.power_levels, server_name_of(user_id))
-        return None
-
-
-def _strongest_inviter(room: LiveRoom, levels: PowerLevels, server: str | None) -> UserID | None:
-    """Return a joined local user who may invite; the most powerful, so that he stays able to."""
-    local = [
-        member
-        for member in room.joined
-        if server_name_of(member) == server and levels.user_level(member) >= levels.invite
-    ]
-    return max(local, key=levels.user_level, default=None)
 
 
 def _plain(membership: str, reason: str | None) -> JsonObject:

@@ -10,7 +10,8 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from homeserver.engine.sent_transactions import REDACT_SCOPE
+from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound, ServersFailed
 from homeserver.services.directory import Directory
 from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
@@ -110,8 +111,8 @@ class Messages:
             if not isinstance(alias, str) or not alias.startswith("#"):
                 raise InvalidParam(f"{alias} in m.room.canonical_alias is not an alias")
             try:
-                found = await self._directory.get_room_id(alias)
-            except NotFound:
+                found, _ = await self._directory.resolve(alias)
+            except (NotFound, ServersFailed):
                 found = None
             if found != room.room_id:
                 raise BadRequest(f"{alias} does not lead to this room", errcode="M_BAD_ALIAS")
@@ -125,7 +126,7 @@ class Messages:
         *,
         device_id: str | None,
         txn_id: str,
-        txn_scope: str = "redact ",
+        txn_scope: str = REDACT_SCOPE,
     ) -> EventID:
         """Raises NotFound for an unknown event, Forbidden when it may not be redacted."""
         room = await self._access.access_joined(sender, room_id)

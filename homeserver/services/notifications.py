@@ -13,6 +13,8 @@ from homeserver.engine.live_rooms import MEMBER, LiveRooms
 from homeserver.engine.timeline_event import load_timeline_event
 from homeserver.errors import InvalidParam
 from homeserver.requester import Requester
+from homeserver.services.client_events import ClientEvents
+from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.timeline import Timeline
 from homeserver.storage import events, notifications
 from homeserver.storage.database import Database
@@ -31,10 +33,19 @@ class NotificationsPage:
 
 
 class Notifications:
-    def __init__(self, database: Database, live_rooms: LiveRooms, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        timeline: Timeline,
+        ignored: IgnoredUsers,
+        client_events: ClientEvents,
+    ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._timeline = timeline
+        self._ignored = ignored
+        self._client_events = client_events
 
     async def list_newest(
         self, requester: Requester, start: str | None, limit: int | None, *, only_highlights: bool
@@ -64,34 +75,42 @@ class Notifications:
         by_room: dict[int, list[StoredNotification]] = {}
         for one in page:
             by_room.setdefault(one.room_nid, []).append(one)
+        user_id = requester.user_id
+        ignored = await self._ignored.of(user_id)
         jsons = {}
         for room_nid, of_room in by_room.items():
-            room = await self._live_rooms.find(of_room[0].room_id)
+            room_id = of_room[0].room_id
+            room = await self._live_rooms.find(room_id)
             if room is None:
                 continue
             stored = await self._db.read(
                 events.list_events, room_nid, [one.event_nid for one in of_room]
             )
-            shown = {row.event_nid: load_timeline_event(room.version, row) for row in stored}
-            seen = await self._timeline.visible(requester.user_id, room, shown.values())
+            found = [load_timeline_event(room.version, row) for row in stored]
+            seen = await self._timeline.visible(user_id, room, found)
+            shown = [
+                event
+                for event in found
+                if (event in seen or (event.event.type, event.event.state_key) == (MEMBER, user_id))
+                and event.event.sender not in ignored
+            ]
+            rendered = await self._client_events.render(requester, room_id, shown, with_room=False)
+            by_nid = {
+                event.event_nid: (event, json) for event, json in zip(shown, rendered, strict=True)
+            }
             for one in of_room:
-                event = shown.get(one.event_nid)
-                if event is None:
+                if one.event_nid not in by_nid:
                     continue
-                is_own_invite = (event.event.type, event.event.state_key) == (
-                    MEMBER,
-                    requester.user_id,
-                )
-                if event in seen or is_own_invite:
-                    jsons[one.event_nid] = b"".join(
-                        [
-                            b'{"actions":', one.actions.encode(),
-                            b',"event":', event.json_for(requester.user_id, requester.device_id),
-                            b',"read":', b"true" if one.is_read else b"false",
-                            b',"room_id":', orjson.dumps(one.room_id),
-                            b',"ts":', b"%d" % event.event.origin_server_ts, b"}",
-                        ]
-                    )  # fmt: skip
+                event, json = by_nid[one.event_nid]
+                jsons[one.event_nid] = b"".join(
+                    [
+                        b'{"actions":', one.actions.encode(),
+                        b',"event":', json,
+                        b',"read":', b"true" if one.is_read else b"false",
+                        b',"room_id":', orjson.dumps(room_id),
+                        b',"ts":', b"%d" % event.event.origin_server_ts, b"}",
+                    ]
+                )  # fmt: skip
         return jsons
 
 

@@ -1,10 +1,10 @@
 """Who is there. In memory only: it is over before it would be worth storing.
 
-spec: client-server-api/#presence, v1.19
+spec: client-server-api/#presence, server-server-api/#presence, v1.19
 Invariants: whoever shares a room with a user is told of each change at his next sync; only small
-rooms are woken for it, and at most once a second. Nothing is sent just because time passes: a user
-who is online counts as active until he has been idle so long that he becomes unavailable, which is
-a change like any other.
+rooms are woken for it, and at most once a second. No client is told just because time passes: a
+user who is online counts as active until he has been idle so long that he becomes unavailable,
+which is a change like any other. Of a user of another server its word counts, for a while.
 """
 
 import heapq
@@ -35,7 +35,11 @@ _GONE_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 _MAX_WOKEN_MEMBERS = 100
 _MAX_USERS = 100_000
-_MAX_STATUS_LENGTH = 2_000
+MAX_STATUS_LENGTH = 2_000
+_REMOTE_SECONDS = 1_800.0
+"""What another server has said counts for so long; it is to say it again before."""
+
+PresenceListener = Callable[[Collection[UserID]], None]
 
 
 @dataclass(slots=True)
@@ -44,6 +48,17 @@ class _Device:
     last_seen: float
     syncs: int = 0
     """How many are under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePresence:
+    """What another server says of one of its users."""
+
+    user_id: UserID
+    state: str
+    status: str | None
+    idle_seconds: float
+    is_active: bool
 
 
 @dataclass(slots=True)
@@ -58,6 +73,9 @@ class _Person:
     due: float | None = None
     """When to look at him again."""
     devices: dict[str | None, _Device] = field(default_factory=dict)
+    remote: RemotePresence | None = None
+    """The last word of his server, if that is another one."""
+    remote_until: float = 0.0
 
 
 class Presence:
@@ -89,6 +107,11 @@ class Presence:
         self._timer_at = 0.0
         self._untold: set[UserID] = set()
         self._is_telling = False
+        self._listeners: list[PresenceListener] = []
+
+    def subscribe(self, listener: PresenceListener) -> None:
+        """Call `listener` with those who have changed, at most once a second."""
+        self._listeners.append(listener)
 
     # --- what users do
 
@@ -96,8 +119,8 @@ class Presence:
         self, user_id: UserID, device_id: str | None, state: str, status: str | None
     ) -> None:
         """Raises InvalidParam for a status that is too long."""
-        if status is not None and len(status) > _MAX_STATUS_LENGTH:
-            raise InvalidParam(f"status_msg may have {_MAX_STATUS_LENGTH} characters")
+        if status is not None and len(status) > MAX_STATUS_LENGTH:
+            raise InvalidParam(f"status_msg may have {MAX_STATUS_LENGTH} characters")
         if not self._enabled:
             return
         person, device = self._find(user_id, device_id, state)
@@ -131,6 +154,21 @@ class Presence:
             if person.due is None or person.due > device.last_seen + _GONE_SECONDS:
                 self._schedule(user_id, person)
 
+    def set_remote(self, said: RemotePresence) -> None:
+        """Take in what another server says of its user, who shares a room with a local one."""
+        if not self._enabled:
+            return
+        now = self._clock.monotonic()
+        person = self._find_person(said.user_id)
+        was_active = person.remote is not None and person.remote.is_active
+        before = (person.state, person.status, was_active)
+        person.remote, person.remote_until = said, now + _REMOTE_SECONDS
+        person.last_active = now - said.idle_seconds
+        person.state, person.status = said.state, said.status
+        self._schedule(said.user_id, person)
+        if before != (said.state, said.status, said.is_active):
+            self._changed(said.user_id, person)
+
     def note_committed(self, committed: Sequence[Committed]) -> None:
         """Who sends a message is active, and there again if he was unavailable."""
         for each in committed:
@@ -151,6 +189,21 @@ class Presence:
         """Raises Forbidden for those who share no room."""
         if not await self._user_rooms.share_a_room(reader, user_id):
             raise Forbidden("You are not allowed to see their presence")
+        return self.content_of(user_id)
+
+    def list_present(self, user_ids: Iterable[UserID]) -> list[tuple[UserID, JsonObject]]:
+        """Return the contents of m.presence of those who are there."""
+        return [
+            (user_id, self._content(person))
+            for user_id in user_ids
+            if (person := self._people.get(user_id)) is not None and person.state != OFFLINE
+        ]
+
+    def list_all_present(self) -> list[UserID]:
+        return [user_id for user_id, person in self._people.items() if person.state != OFFLINE]
+
+    def content_of(self, user_id: UserID) -> JsonObject:
+        """Return the content of his m.presence."""
         person = self._people.get(user_id)
         return {"presence": OFFLINE} if person is None else self._content(person)
 
@@ -197,7 +250,9 @@ class Presence:
         content: JsonObject = {
             "presence": person.state,
             "last_active_ago": int(idle * 1000),
-            "currently_active": person.state == ONLINE,
+            "currently_active": (
+                person.state == ONLINE if person.remote is None else person.remote.is_active
+            ),
         }
         if person.status is not None:
             content["status_msg"] = person.status
@@ -207,15 +262,19 @@ class Presence:
 
     def _find(self, user_id: UserID, device_id: str | None, wish: str) -> tuple[_Person, _Device]:
         now = self._clock.monotonic()
-        person = self._people.get(user_id)
-        if person is None:
-            self._make_room()
-            person = self._people[user_id] = _Person(now)
-            self._people.move_to_end(user_id, last=False)
+        person = self._find_person(user_id)
         device = person.devices.get(device_id)
         if device is None:
             device = person.devices[device_id] = _Device(wish, now)
         return person, device
+
+    def _find_person(self, user_id: UserID) -> _Person:
+        person = self._people.get(user_id)
+        if person is None:
+            self._make_room()
+            person = self._people[user_id] = _Person(self._clock.monotonic())
+            self._people.move_to_end(user_id, last=False)
+        return person
 
     def _make_room(self) -> None:
         if len(self._people) >= _MAX_USERS:
@@ -228,9 +287,15 @@ class Presence:
         """Find the state anew and say whether it differs.
 
         1. A device that has gone is forgotten.    2. The best of the others counts.
-        3. Nobody is online who has long been idle.
+        3. Nobody is online who has long been idle.    4. Of others, what their server says.
         """
         now = self._clock.monotonic()
+        if person.remote is not None:  # 4
+            before, person.state = person.state, person.remote.state
+            if now >= person.remote_until:
+                person.remote, person.state = None, OFFLINE
+            self._schedule(user_id, person)
+            return person.state != before
         for device_id, device in list(person.devices.items()):
             if not device.syncs and now - device.last_seen >= _GONE_SECONDS:  # 1
                 del person.devices[device_id]
@@ -245,7 +310,9 @@ class Presence:
     def _schedule(self, user_id: UserID, person: _Person) -> None:
         """See to it that the user is looked at when time alone may change his state."""
         times = [d.last_seen + _GONE_SECONDS for d in person.devices.values() if not d.syncs]
-        if person.state == ONLINE:
+        if person.remote is not None:
+            times = [person.remote_until] if person.state != OFFLINE else []
+        elif person.state == ONLINE:
             times.append(person.last_active + _IDLE_SECONDS)
         if times and (person.due is None or min(times) < person.due):
             person.due = min(times)
@@ -294,6 +361,8 @@ class Presence:
                         if room is not None and len(room.joined) <= _MAX_WOKEN_MEMBERS:
                             keys.add(room_id)
                 self._wake(keys)
+                for listener in self._listeners:
+                    listener(changed)
                 await self._clock.sleep(_PAUSE_SECONDS)
         finally:
             self._is_telling = False

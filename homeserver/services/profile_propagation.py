@@ -20,6 +20,8 @@ from homeserver.storage.database import Database
 logger = logging.getLogger(__name__)
 
 _IN_ROOMS = ("displayname", "avatar_url")
+_OF_THE_JOIN = ("reason", "join_authorised_via_users_server")
+"""Whose server vouched for the join would have to sign each later event that says so."""
 
 
 class ProfilePropagation:
@@ -48,7 +50,7 @@ class ProfilePropagation:
                 kept = {
                     key: value
                     for key, value in member.event.content.items()
-                    if key not in (*_IN_ROOMS, "reason")
+                    if key not in (*_IN_ROOMS, *_OF_THE_JOIN)
                 }
                 template = EventTemplate(
                     type=MEMBER,

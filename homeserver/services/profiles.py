@@ -21,7 +21,7 @@ from homeserver.storage.query import Txn
 Propagate = Callable[[UserID], Awaitable[object]]
 """Sends the user's new name and avatar to the rooms the user is in."""
 FetchRemoteProfile = Callable[[UserID], Awaitable[JsonObject]]
-"""Asks the user's own server for the profile. Raises NotFound."""
+"""Asks the user's own server for the profile. Raises NotFound, Forbidden, ServersFailed."""
 
 MAX_PROFILE_BYTES = 65_535
 MAX_FIELD_BYTES = 255
@@ -40,9 +40,8 @@ class Profiles:
         server_name: ServerName,
         *,
         propagate: Propagate,
-        fetch_remote: FetchRemoteProfile | None,
+        fetch_remote: FetchRemoteProfile,
     ) -> None:
-        """fetch_remote: None while there is no federation."""
         self._db = database
         self._background = background
         self._server_name = server_name
@@ -52,11 +51,18 @@ class Profiles:
         """Users whose rooms are being told; True: the profile has changed again meanwhile."""
 
     async def get(self, user_id: UserID) -> JsonObject:
-        """Return every field. Raises NotFound when there is no such user."""
+        """Return every field.
+
+        Raises NotFound when there is no such user, ServersFailed when his server does not say.
+        """
         if server_name_of(user_id) != self._server_name:
-            if self._fetch_remote is None:
-                raise NotFound("There is no such user")
             return await self._fetch_remote(user_id)
+        return await self.get_local(user_id)
+
+    async def get_local(self, user_id: UserID) -> JsonObject:
+        """Return every field of a user of this server. Raises NotFound."""
+        if server_name_of(user_id) != self._server_name:
+            raise NotFound("The user is not of this server")
         fields = await self._db.read(profiles.list_fields, user_id)
         if fields is None:
             raise NotFound("There is no such user")

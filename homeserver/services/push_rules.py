@@ -11,7 +11,7 @@ from json import dumps
 from typing import cast
 
 from homeserver.core.canonical_json import decode_json
-from homeserver.core.identifiers import UserID
+from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.push_rules import (
     PushRule,
@@ -25,6 +25,7 @@ from homeserver.core.push_rules import (
     render_rule,
     render_ruleset,
 )
+from homeserver.core.room_succession import follow_in_push_rules
 from homeserver.engine.change_feed import ChangeFeed
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.storage import account_data, push_rules
@@ -140,6 +141,10 @@ class PushRules:
         await self._change(
             user_id, lambda ruleset: ruleset.set_actions(kind, rule_id, parse_actions(actions))
         )
+
+    async def follow_room(self, user_id: UserID, old_id: RoomID, new_id: RoomID) -> None:
+        """Copy the rules about a room for the room that replaces it. Raises InvalidParam."""
+        await self._change(user_id, lambda ruleset: follow_in_push_rules(ruleset, old_id, new_id))
 
     async def _change(self, user_id: UserID, change: Callable[[Ruleset], Ruleset]) -> None:
         async def transaction(position: int) -> bool:

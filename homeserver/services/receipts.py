@@ -5,7 +5,8 @@ Invariant: a receipt names an event of its room and thread, never moves back, an
 leaves here for its owner alone.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from homeserver.clock import Clock
 from homeserver.core.identifiers import EventID, RoomID, UserID
@@ -31,6 +32,18 @@ UNTHREADED = ""
 _MAX_HOPS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class PublicReceipt:
+    user_id: UserID
+    event_id: EventID
+    thread_id: str
+    """UNTHREADED, MAIN_THREAD or the event id of the thread's root."""
+    ts: int
+
+
+ReceiptListener = Callable[[RoomID, PublicReceipt], None]
+
+
 class Receipts:
     """Public receipts are changes of their room, private ones of their user."""
 
@@ -49,6 +62,11 @@ class Receipts:
         self._access = access
         self._timeline = timeline
         self._account_data = account_data
+        self._listeners: list[ReceiptListener] = []
+
+    def subscribe(self, listener: ReceiptListener) -> None:
+        """Call `listener` with each public receipt that has moved forward."""
+        self._listeners.append(listener)
 
     # --- writing
 
@@ -63,24 +81,41 @@ class Receipts:
         not in the thread.
         """
         room = await self._access.access_joined(user_id, room_id)
-        event = await self._get_event(room, event_id)
-        if thread_id != UNTHREADED and not await self._is_in_thread(room, event, thread_id):
+        receipt = PublicReceipt(user_id, event_id, thread_id, self._clock.now_ms())
+        if await self._store(room, kind, receipt) and kind == READ:
+            for listener in self._listeners:
+                listener(room_id, receipt)
+
+    async def set_remote(self, room: LiveRoom, receipt: PublicReceipt) -> None:
+        """Take in a receipt of a user of another server, who is in the room.
+
+        Raises NotFound, and InvalidParam when the event is not in the thread.
+        """
+        await self._store(room, READ, receipt)
+
+    async def _store(self, room: LiveRoom, kind: str, read: PublicReceipt) -> bool:
+        event = await self._get_event(room, read.event_id)
+        if read.thread_id != UNTHREADED and not await self._is_in_thread(
+            room, event, read.thread_id
+        ):
             raise InvalidParam("The event is not in this thread")
         receipt = NewReceipt(
             room_nid=room.room_nid,
-            user_id=user_id,
+            user_id=read.user_id,
             kind=kind,
-            thread_id=thread_id,
+            thread_id=read.thread_id,
             event_nid=event.event_nid,
-            event_id=encode_event_id(room.version, event_id),
-            ts=self._clock.now_ms(),
+            event_id=encode_event_id(room.version, read.event_id),
+            ts=read.ts,
         )
 
         async def transaction(position: int) -> bool:
             return await self._db.run(receipts.upsert_receipt, receipt, position)
 
-        await self._feed.write(
-            room_id if kind == READ else user_id, transaction, quietly=receipt_key(user_id, room_id)
+        return await self._feed.write(
+            room.room_id if kind == READ else read.user_id,
+            transaction,
+            quietly=receipt_key(read.user_id, room.room_id),
         )
 
     async def set_fully_read(self, user_id: UserID, room_id: RoomID, event_id: EventID) -> None:

@@ -1,18 +1,15 @@
-"""Creating a room.
+"""Creating a room: from what a user wishes for to its first events.
 
-spec: client-server-api/#creation, #room-upgrades (for the v12 rules), v1.19. All events of a new
-room are committed together: a room is there whole or not at all.
+spec: client-server-api/#creation, v1.19.
 
 Order of events: 1 create, 2 the creator's join, 3 power levels, 4 alias, 5 preset, 6 initial_state,
-7 name and topic, 8 invitations.
+7 name and topic, 8 invitations. Users of other servers are invited afterwards: their servers have
+a say in it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from homeserver.clock import Clock
-from homeserver.core.errors import EventMalformed, EventRejected
-from homeserver.core.events import Event, make_event
 from homeserver.core.identifiers import (
     IdentifierInvalid,
     RoomAlias,
@@ -20,29 +17,18 @@ from homeserver.core.identifiers import (
     ServerName,
     UserID,
     parse_room_alias,
+    server_name_of,
 )
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS, RoomVersion, find_room_version
-from homeserver.core.signing import SigningKey
-from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.core.room_versions import RoomVersion
+from homeserver.engine.live_rooms import MEMBER
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import (
-    BadJSON,
-    BadRequest,
-    DatabaseUnavailable,
-    InvalidParam,
-    LimitExceeded,
-    RoomInUse,
-)
-from homeserver.randomness import Randomness
+from homeserver.errors import InvalidParam
+from homeserver.services.membership import Membership
+from homeserver.services.new_rooms import Beginning, NewRooms, get_room_version
 from homeserver.services.profiles import Profiles
-from homeserver.storage import aliases, rooms
-from homeserver.storage.database import Database
-from homeserver.storage.query import Txn
 
 _MAX_INVITES = 100
-_MAX_ROOMS_AT_ONCE = 50
 _MAX_INITIAL_STATE = 200
 
 
@@ -85,41 +71,29 @@ _PRESETS: Mapping[str, _Preset] = {
 }
 
 
-@dataclass(frozen=True)
-class RoomMaker:
-    """What makes the first event of a room."""
-
-    server_name: ServerName
-    signing_key: SigningKey
-    clock: Clock
-    randomness: Randomness
-    default_version: str
-
-
 class RoomCreation:
     def __init__(
         self,
-        database: Database,
-        live_rooms: LiveRooms,
-        author: EventAuthor,
+        new_rooms: NewRooms,
         profiles: Profiles,
-        maker: RoomMaker,
+        membership: Membership,
+        server_name: ServerName,
+        *,
+        default_version: str,
     ) -> None:
-        self._db = database
-        self._live_rooms = live_rooms
-        self._author = author
+        self._new_rooms = new_rooms
         self._profiles = profiles
-        self._maker = maker
+        self._membership = membership
+        self._server_name = server_name
+        self._default_version = default_version
 
     async def create(self, creator: UserID, wish: RoomWish) -> RoomID:
-        """Raises BadRequest and its kin, Forbidden, RoomInUse."""
-        version_id = wish.room_version or self._maker.default_version
-        version = find_room_version(version_id)
-        if version is None or version_id not in CREATABLE_ROOM_VERSIONS:
-            raise BadRequest(
-                f"Rooms of version {version_id} are not made here",
-                errcode="M_UNSUPPORTED_ROOM_VERSION",
-            )
+        """Raises BadRequest and its kin, Forbidden, RoomInUse.
+
+        When a server cannot be told of an invitation of its user the room is there nevertheless,
+        and the error says why: MatrixError, as `Membership.invite` raises it.
+        """
+        version = get_room_version(wish.room_version or self._default_version)
         preset = _preset_of(wish)
         if wish.invite_3pid:
             raise InvalidParam("This server has no identity server to invite by e-mail or phone")
@@ -127,50 +101,38 @@ class RoomCreation:
             raise InvalidParam(
                 f"At most {_MAX_INVITES} invitations and {_MAX_INITIAL_STATE} initial states"
             )
-        alias = self._alias(wish)
-        try:
-            room_nid, create = await self._begin(creator, version, preset, wish, alias)
-        except _AliasTaken as error:
-            raise RoomInUse(f"{alias} is taken") from error
-        room_id = create.room_id
-        self._live_rooms.add(LiveRoom(room_nid, room_id, version))
-        try:
-            templates = await self._templates(creator, create, version, preset, wish, alias)
-            await self._author.send_all(room_id, templates)
-        except DatabaseUnavailable:
-            # Nobody knows whether the room is there; if it is not, its traces go at the next start.
-            self._live_rooms.drop(room_id)
-            raise
-        except BaseException:
-            self._live_rooms.drop(room_id)
-            await self._db.run(delete_unfinished_txn, room_nid)
-            raise
+        beginning = Beginning(
+            creator,
+            version,
+            _creation_content(version, preset, wish),
+            self._alias(wish),
+            is_public=wish.visibility == "public",
+        )
+        invited = [user_id for user_id in dict.fromkeys(wish.invite) if user_id != creator]
+        here = [user_id for user_id in invited if server_name_of(user_id) == self._server_name]
+        templates = await self._templates(beginning, preset, wish, here)
+        room_id = await self._new_rooms.make(beginning, templates)
+        for user_id in invited:
+            if user_id not in here:
+                await self._membership.invite(creator, room_id, user_id, is_direct=wish.is_direct)
         return room_id
 
     async def _templates(
-        self,
-        creator: UserID,
-        create: Event,
-        version: RoomVersion,
-        preset: _Preset,
-        wish: RoomWish,
-        alias: RoomAlias | None,
+        self, beginning: Beginning, preset: _Preset, wish: RoomWish, invited: Sequence[UserID]
     ) -> list[EventTemplate]:
+        creator = beginning.creator
+        levels = _power_levels(creator, beginning.version, preset, wish)
         templates = [
-            EventTemplate("m.room.create", creator, create.content, "", event=create),
-            EventTemplate(MEMBER, creator, await self._member(creator, "join"), creator),
-            EventTemplate(
-                "m.room.power_levels", creator, _power_levels(creator, version, preset, wish), ""
-            ),
+            EventTemplate("m.room.power_levels", creator, levels, ""),
         ]
-        if alias is not None:
-            templates.append(EventTemplate("m.room.canonical_alias", creator, {"alias": alias}, ""))
+        if beginning.alias is not None:
+            alias: JsonObject = {"alias": beginning.alias}
+            templates.append(EventTemplate("m.room.canonical_alias", creator, alias, ""))
         templates += _preset_state(creator, preset, wish)
         templates += _wished_state(creator, wish)
-        for user_id in dict.fromkeys(wish.invite):
-            if user_id == creator:
-                continue
-            content = await self._member(user_id, "invite")
+        for user_id in invited:
+            content: JsonObject = {"membership": "invite"}
+            content |= await self._profiles.get_member_fields(user_id)
             if wish.is_direct:
                 content["is_direct"] = True
             templates.append(EventTemplate(MEMBER, creator, content, user_id))
@@ -180,101 +142,19 @@ class RoomCreation:
         if wish.room_alias_name is None:
             return None
         try:
-            return parse_room_alias(f"#{wish.room_alias_name}:{self._maker.server_name}")
+            return parse_room_alias(f"#{wish.room_alias_name}:{self._server_name}")
         except IdentifierInvalid as error:
             raise InvalidParam(f"room_alias_name: {error}") from error
 
-    async def _begin(
-        self,
-        creator: UserID,
-        version: RoomVersion,
-        preset: _Preset,
-        wish: RoomWish,
-        alias: RoomAlias | None,
-    ) -> tuple[int, Event]:
-        """Return the number of the new room and its first event.
 
-        From version 12 on the id is the hash of that event: rooms made alike in the same
-        millisecond would be one, so the next free millisecond is taken.
-        """
-        now_ms = self._maker.clock.now_ms()
-        for later_ms in range(_MAX_ROOMS_AT_ONCE):
-            event = self._create_event(creator, version, preset, wish, now_ms + later_ms)
-            room_nid = await self._db.run(
-                begin_txn, event, alias, is_public=wish.visibility == "public"
-            )
-            if room_nid is not None:
-                return room_nid, event
-        raise LimitExceeded("Too many rooms at once; wait a little", retry_after_ms=1000)
-
-    def _create_event(
-        self,
-        creator: UserID,
-        version: RoomVersion,
-        preset: _Preset,
-        wish: RoomWish,
-        origin_server_ts: int,
-    ) -> Event:
-        content: JsonObject = {**wish.creation_content, "room_version": version.id}
-        if not version.implicit_room_creator:
-            content["creator"] = creator
-        if version.privileged_creators and preset.trusts_invitees and wish.invite:
-            named = content.get("additional_creators")
-            others = list(named) if isinstance(named, list) else []
-            content["additional_creators"] = list(dict.fromkeys([*others, *wish.invite]))
-        room_id = (
-            None
-            if version.room_id_is_create_hash
-            else RoomID(f"!{self._maker.randomness.token(18)}:{self._maker.server_name}")
-        )
-        try:
-            return make_event(
-                version,
-                room_id=room_id,
-                type="m.room.create",
-                sender=creator,
-                state_key="",
-                content=content,
-                depth=1,
-                origin_server_ts=origin_server_ts,
-                prev_events=[],
-                auth_events=[],
-                server_name=self._maker.server_name,
-                signing_key=self._maker.signing_key,
-            )
-        except (EventMalformed, EventRejected) as error:
-            raise BadJSON(f"creation_content: {error}") from error
-
-    async def _member(self, user_id: UserID, membership: str) -> JsonObject:
-        content: JsonObject = {"membership": membership}
-        content |= await self._profiles.get_member_fields(user_id)
-        return content
-
-
-class _AliasTaken(Exception):
-    """Another room has the alias."""
-
-
-def begin_txn(txn: Txn, create: Event, alias: RoomAlias | None, *, is_public: bool) -> int | None:
-    """Put down all of a room but its events; without them nobody finds it.
-
-    Returns None when the room id is taken. Raises _AliasTaken.
-    """
-    room_nid = rooms.insert_room(txn, create.room_id, create.room_version.id)
-    if room_nid is None:
-        return None
-    if alias is not None and not aliases.insert_alias(txn, alias, room_nid, create.sender):
-        raise _AliasTaken
-    if is_public:
-        rooms.insert_public_room(txn, room_nid)
-    return room_nid
-
-
-def delete_unfinished_txn(txn: Txn, room_nid: int | None = None) -> None:
-    """Take away what rooms without events have left: this room, or all of them."""
-    unfinished = rooms.list_unfinished_rooms(txn, room_nid)
-    aliases.delete_aliases_of(txn, unfinished)
-    rooms.delete_rooms(txn, unfinished)
+def _creation_content(version: RoomVersion, preset: _Preset, wish: RoomWish) -> JsonObject:
+    content = dict(wish.creation_content)
+    if version.privileged_creators and preset.trusts_invitees and wish.invite:
+        named = content.get("additional_creators")
+        others = list(named) if isinstance(named, list) else []
+        invited = [user_id for user_id in dict.fromkeys(wish.invite) if user_id not in others]
+        content["additional_creators"] = [*others, *invited]
+    return content
 
 
 def _preset_of(wish: RoomWish) -> _Preset:

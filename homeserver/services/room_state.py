@@ -4,10 +4,11 @@ spec: client-server-api/#getting-events-for-a-room, v1.19. A user who has left s
 was when he left.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import Forbidden, NotFound
@@ -15,6 +16,9 @@ from homeserver.services.room_access import ReadableRoom, RoomAccess
 from homeserver.services.timeline import Timeline
 from homeserver.storage import events
 from homeserver.storage.database import Database
+from homeserver.storage.memberships import Profile
+
+_MEMBERS_AT_ONCE = 1_000
 
 
 class RoomState:
@@ -25,15 +29,18 @@ class RoomState:
         states: StateStore,
         access: RoomAccess,
         timeline: Timeline,
+        partial_rooms: PartialRooms,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._states = states
         self._access = access
         self._timeline = timeline
+        self._partial_rooms = partial_rooms
 
     async def list_state(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
-        """Raises Forbidden."""
+        """Raises Forbidden, ServiceUnavailable while members are not known."""
+        await self._partial_rooms.wait(room_id)
         readable = await self._access.access_readable(user_id, room_id)
         if readable.up_to is None:
             return await self._live_rooms.list_state(readable.room, with_members=True)
@@ -51,6 +58,8 @@ class RoomState:
                     return old
             raise NotFound("No such state event")
         if event_type == MEMBER:
+            if UserID(state_key) not in room.members:
+                await self._partial_rooms.wait(room_id)
             members = await self._live_rooms.list_member_events(room, [UserID(state_key)])
             found = members[0] if members else None
         else:
@@ -67,25 +76,36 @@ class RoomState:
         at: str | None,
         membership: str | None,
         not_membership: str | None,
-    ) -> list[TimelineEvent]:
-        """Return member events, at a sync or timeline token if one is given. Raises Forbidden."""
+    ) -> AsyncIterator[list[TimelineEvent]]:
+        """Give member events, at a sync or timeline token if one is given. Raises Forbidden.
+
+        Some at a time: those of a large room take hundreds of megabytes.
+        """
+
+        def wanted(event: TimelineEvent) -> bool:
+            found = event.event.membership
+            return membership in (None, found) and (
+                not_membership is None or found != not_membership
+            )
+
+        await self._partial_rooms.wait(room_id)
         readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
+        if at is None and readable.up_to is None:
+            users = list(room.members)
+            for start in range(0, len(users), _MEMBERS_AT_ONCE):
+                some = users[start : start + _MEMBERS_AT_ONCE]
+                yield list(filter(wanted, await self._live_rooms.list_member_events(room, some)))
+            return
         if at is not None:
-            state_nid = await self._timeline.state_at(readable, at)
-            found = (
-                [] if state_nid is None else await self.list_state_at(room, state_nid, only=MEMBER)
-            )
-        elif readable.up_to is not None:
-            found = [e for e in await self._state_at_leave(readable) if e.event.type == MEMBER]
+            state_nid = await self._timeline.state_at(user_id, readable, at)
         else:
-            found = await self._live_rooms.list_member_events(room, list(room.members))
-        return [
-            event
-            for event in found
-            if (membership is None or event.event.membership == membership)
-            and (not_membership is None or event.event.membership != not_membership)
-        ]
+            state_nid = await self._state_number_at_leave(readable)
+        state = {} if state_nid is None else await self._states.load_state(room.room_nid, state_nid)
+        numbers = list(state.values())
+        for start in range(0, len(numbers), _MEMBERS_AT_ONCE):
+            part = numbers[start : start + _MEMBERS_AT_ONCE]
+            yield list(filter(wanted, await self.load_events(room, part, only=MEMBER)))
 
     async def list_members_of(
         self, user_id: UserID, room_id: RoomID, wanted: Collection[UserID]
@@ -94,10 +114,11 @@ class RoomState:
         room = (await self._access.access_readable(user_id, room_id)).room
         return await self._live_rooms.list_member_events(room, wanted)
 
-    async def list_joined(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
+    async def list_joined(self, user_id: UserID, room_id: RoomID) -> dict[UserID, Profile]:
         """Raises Forbidden unless the user is joined."""
+        await self._partial_rooms.wait(room_id)
         room = await self._access.access_joined(user_id, room_id)
-        return await self._live_rooms.list_member_events(room, list(room.joined))
+        return await self._live_rooms.list_profiles(room, list(room.joined))
 
     async def list_state_at(
         self, room: LiveRoom, state_nid: int, *, only: str | None = None
@@ -114,10 +135,12 @@ class RoomState:
         return [event for event in loaded if only is None or event.event.type == only]
 
     async def _state_at_leave(self, readable: ReadableRoom) -> list[TimelineEvent]:
+        state_nid = await self._state_number_at_leave(readable)
+        return [] if state_nid is None else await self.list_state_at(readable.room, state_nid)
+
+    async def _state_number_at_leave(self, readable: ReadableRoom) -> int | None:
         if readable.up_to is None:
             raise Forbidden("You are not in this room")
         room = readable.room
         stored = await self._db.read(events.list_events, room.room_nid, [readable.up_to])
-        if not stored or stored[0].state_after is None:
-            return []
-        return await self.list_state_at(room, stored[0].state_after)
+        return stored[0].state_after if stored else None

@@ -10,8 +10,9 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 from homeserver.background import Background
@@ -35,6 +36,8 @@ _ACCESS_TOKEN_LIFETIME_MS = 60 * 60 * 1000
 _KEEP_SPENT_MS = 30 * 24 * 60 * 60 * 1000
 _MAX_CACHED = 50_000
 _CACHED_SECONDS = 60.0
+READ_AGAIN_SECONDS = 20.0
+_MAX_READ_AGAIN = 5_000
 _SEEN_SECONDS = 300.0
 _MAX_NAME_LETTERS = 100
 _DEVICE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
@@ -109,12 +112,14 @@ class Grant:
         return body
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
     requester: Requester
     user_nid: int
     expires_ts: int | None
     until: float
+    is_used: bool = False
+    """Since it was read."""
 
 
 class Sessions:
@@ -126,7 +131,10 @@ class Sessions:
         background: Background,
         *,
         appservices: Appservices | None = None,
+        wake: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
+        """`wake` is told the users whose sessions may have ended."""
+        self._wake = wake
         self._db = database
         self._clock = clock
         self._randomness = randomness
@@ -147,10 +155,18 @@ class Sessions:
             appservice = self._appservices.find_by_token(token)
         if appservice is not None:
             return await self._assert_identity(appservice, token_hash, query)
+        return (await self._find(token_hash)).requester
+
+    async def check_goes_on(self, requester: Requester) -> None:
+        """For a request that has waited. Raises UnknownToken when its session has ended."""
+        if requester.appservice_id is None:
+            await self._find(requester.token_hash)
+
+    async def _find(self, token_hash: bytes) -> _Known:
         known = self._find_known(token_hash) or await self._load(token_hash)
         if known.expires_ts is not None and known.expires_ts <= self._clock.now_ms():
             raise UnknownToken("The access token has expired", soft_logout=True)
-        return known.requester
+        return known
 
     def access_appservice(self, requester: Requester | None) -> Appservice:
         """Return who asks, where only application services may. Raises MissingToken, Forbidden."""
@@ -295,15 +311,43 @@ class Sessions:
 
     # --- the cache
 
+    async def read_again(self) -> None:
+        """Read the sessions in use from the database, many at once.
+
+        Called every `READ_AGAIN_SECONDS`: so none that is in use must be looked up by its own.
+        """
+        used = {
+            key: known
+            for key, known in self._known.items()
+            if known.is_used and known.requester.appservice_id is None
+        }
+        for keys in _batched(used, _MAX_READ_AGAIN):
+            until = self._clock.monotonic() + _CACHED_SECONDS
+            found = await self._db.read(access_tokens.list_live_tokens, keys)
+            for key in keys:
+                known = used[key]
+                if self._known.get(key) is not known:
+                    continue  # the session ended, or was looked up, meanwhile
+                if key in found:
+                    known.until = until
+                    known.is_used = False
+                else:
+                    self._drop(key)
+
     def forget(self, user_nid: int, device_ids: Sequence[DeviceID] | None) -> None:
         """Read these sessions (None: all of the user) from the database next time.
 
         Whoever ends sessions calls this when the transaction has ended, well or badly.
         """
         self._endings += 1
+        concerned: set[str] = set()
         for key in tuple(self._known_of_user.get(user_nid, ())):
-            if device_ids is None or self._known[key].requester.device_id in device_ids:
+            requester = self._known[key].requester
+            if device_ids is None or requester.device_id in device_ids:
+                concerned.add(requester.user_id)
                 self._drop(key)
+        if self._wake is not None and concerned:
+            self._wake(concerned)
 
     def _make_known(self, requester: Requester, user_nid: int, expires_ts: int | None) -> _Known:
         # Not for ever: when a client hangs up during its logout, the commit comes after `forget`.
@@ -314,6 +358,7 @@ class Sessions:
         if known is None or known.until < self._clock.monotonic():
             return None
         self._known.move_to_end(key)
+        known.is_used = True
         return known
 
     def _remember(self, key: bytes, known: _Known) -> None:
@@ -329,6 +374,12 @@ class Sessions:
         keys.discard(key)
         if not keys:
             del self._known_of_user[user_nid]
+
+
+def _batched(keys: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    rest = iter(keys)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def may_act_as(appservice: Appservice, user_id: UserID) -> bool:

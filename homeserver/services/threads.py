@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.events import redact_event
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
-from homeserver.requester import Requester
-from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import Bundles
 from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.relations import clamp_limit
 from homeserver.services.room_access import RoomAccess
-from homeserver.services.timeline import END, Timeline, make_token, surely_visible
+from homeserver.services.sight import bounds_of
+from homeserver.services.timeline import END, Timeline, make_token
 from homeserver.storage import relations
 from homeserver.storage.database import Database
 from homeserver.storage.relations import Reader
@@ -29,7 +27,6 @@ _MAX_SCANNED = 500
 class ThreadsPage:
     roots: Sequence[TimelineEvent]
     """Newest reply first."""
-    bundles: Bundles
     next_batch: str | None
 
 
@@ -40,17 +37,15 @@ class RoomThreads:
         access: RoomAccess,
         timeline: Timeline,
         ignored: IgnoredUsers,
-        aggregations: Aggregations,
     ) -> None:
         self._db = database
         self._access = access
         self._timeline = timeline
         self._ignored = ignored
-        self._aggregations = aggregations
 
     async def list_roots(
         self,
-        requester: Requester,
+        user_id: UserID,
         room_id: RoomID,
         *,
         only_participated: bool,
@@ -58,12 +53,11 @@ class RoomThreads:
         limit: int | None,
     ) -> ThreadsPage:
         """Raises Forbidden and InvalidParam."""
-        user_id = requester.user_id
         room = (await self._access.access_readable(user_id, room_id)).room
         place = await self._timeline.place_at(room, start, END)
         wanted = clamp_limit(limit)
         ignored = await self._ignored.of(user_id)
-        reader = Reader(user_id, list(ignored), *surely_visible(user_id, room))
+        reader = Reader(user_id, list(ignored), *bounds_of(user_id, room).sure)
         roots: list[TimelineEvent] = []
         more, scanned = True, 0
         while more and len(roots) < wanted and scanned < _MAX_SCANNED:
@@ -76,7 +70,7 @@ class RoomThreads:
                 (load_timeline_event(room.version, thread.root), thread.latest)
                 for thread in threads[:wanted]
             ]
-            seen = await self._timeline.visible(user_id, room, [root for root, _ in chunk])
+            seen = await self._timeline.may_see(user_id, room, [root for root, _ in chunk])
             for root, (depth, event_nid) in chunk:
                 scanned += 1
                 place = (depth, event_nid - 1)
@@ -85,8 +79,7 @@ class RoomThreads:
                     if len(roots) == wanted:
                         more = more or root is not chunk[-1][0]
                         break
-        bundles = await self._aggregations.bundle(requester, room_id, roots)
-        return ThreadsPage(roots, bundles, make_token(place) if more else None)
+        return ThreadsPage(roots, make_token(place) if more else None)
 
 
 def _redacted(root: TimelineEvent) -> TimelineEvent:
@@ -96,4 +89,6 @@ def _redacted(root: TimelineEvent) -> TimelineEvent:
         root.event_nid,
         state_before=root.state_before,
         state_after=root.state_after,
+        room_state=root.room_state,
+        is_historical=root.is_historical,
     )

@@ -6,35 +6,30 @@ Invariant: every event that leaves here has passed `visible`.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from homeserver.core.events import Event
 from homeserver.core.filters import RoomEventFilter
-from homeserver.core.history_visibility import (
-    HistoryVisibility,
-    can_see_event,
-    find_changes,
-    parse_history_visibility,
-)
 from homeserver.core.identifiers import EventID, RoomID, UserID
-from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
-from homeserver.engine.state_store import StateStore
+from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
-from homeserver.errors import InvalidParam, NotFound
+from homeserver.errors import Forbidden, InvalidParam, NotFound
+from homeserver.services.federation.remote_history import Extended, Progress, RemoteHistory
+from homeserver.services.ignored_users import IgnoredUsers, is_told
 from homeserver.services.room_access import ReadableRoom, RoomAccess
+from homeserver.services.sight import Sight
 from homeserver.storage import events
 from homeserver.storage.database import Database
 
 Place = tuple[int, int]
 """(depth, event number)"""
 START: Place = (-1, -1)
-END: Place = (2**62, 2**62)
+END: Place = (2**63 - 1, 2**62)
+"""Beyond the deepest event there can be: rooms before version 6 have depths up to 2^63 - 1."""
 _TOKEN = re.compile(r"^t(-?\d{1,19})_(-?\d{1,19})$")
 _MAX_PAGE = 1000
 _MAX_SCANNED = 5_000
-_NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,26 @@ class Page:
     """None: nothing more in this direction."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    user_id: UserID
+    room: LiveRoom
+    backwards: bool
+    limit: int
+    chosen: RoomEventFilter
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is stored of a page."""
+
+    events: Sequence[TimelineEvent]
+    place: Place | None
+    """Where there may be more."""
+    reached: int
+    """Depth up to which everything was read."""
+
+
 def make_token(place: Place) -> str:
     return f"t{place[0]}_{place[1]}"
 
@@ -55,16 +70,16 @@ class Timeline:
     def __init__(
         self,
         database: Database,
-        live_rooms: LiveRooms,
-        states: StateStore,
-        dictionary: Dictionary,
         access: RoomAccess,
+        sight: Sight,
+        ignored: IgnoredUsers,
+        history: RemoteHistory,
     ) -> None:
         self._db = database
-        self._live_rooms = live_rooms
-        self._states = states
-        self._dictionary = dictionary
         self._access = access
+        self._sight = sight
+        self._ignored = ignored
+        self._history = history
 
     async def page(
         self,
@@ -77,33 +92,46 @@ class Timeline:
         limit: int,
         chosen: RoomEventFilter,
     ) -> Page:
-        """Return up to `limit` events the user may see. Raises Forbidden, InvalidParam."""
+        """Return up to `limit` events the user may see. Raises Forbidden, InvalidParam.
+
+        Where history is missing, other servers are asked for it first.
+        """
         readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
         place = await self.place_at(room, start, END if backwards else START)
         stop = await self.place_at(room, until, START if backwards else END)
         if readable.up_to is not None and backwards:
             place = min(place, await self._place_of(room, readable.up_to))
-        limit = max(1, min(limit, _MAX_PAGE))
-        first = place
+        wish = _Wish(user_id, room, backwards, max(1, min(limit, _MAX_PAGE)), chosen)
+        deadline = self._history.deadline()
+        while True:
+            page = await self._read(wish, place, stop)
+            over, up_to = (page.reached, place[0]) if backwards else (place[0], page.reached)
+            extended = await self._history.extend(room, over, up_to, deadline)
+            if extended.progress is not Progress.MORE:
+                return _ended(page, place, extended, backwards=backwards)
+
+    async def _read(self, wish: "_Wish", place: Place, stop: Place) -> "_Read":
+        """Read what is stored."""
+        allows_all = wish.chosen.allows_all
         found: list[TimelineEvent] = []
         scanned = 0
         more = True
-        while len(found) < limit and more and scanned < _MAX_SCANNED:
-            chunk = await self._chunk(room, place, stop, limit, backwards=backwards)
-            more = len(chunk) == limit
-            seen = await self.visible(user_id, room, chunk)
+        while len(found) < wish.limit and more and scanned < _MAX_SCANNED:
+            chunk = await self._chunk(wish.room, place, stop, wish.limit, backwards=wish.backwards)
+            more = len(chunk) == wish.limit
+            seen = await self.visible(wish.user_id, wish.room, chunk)
             for event in chunk:
                 scanned += 1
-                place = place_before(event) if backwards else event.position
-                if event in seen and _chosen(event.event, room_id, chosen):
+                place = place_before(event) if wish.backwards else event.position
+                if event in seen and (
+                    allows_all or _chosen(event.event, wish.room.room_id, wish.chosen)
+                ):
                     found.append(event)
-                    if len(found) == limit:
+                    if len(found) == wish.limit:
                         more = more or event is not chunk[-1]
                         break
-        if place == first and not more:
-            return Page(found, make_token(first), None)
-        return Page(found, make_token(first), make_token(place) if more else None)
+        return _Read(found, place if more else None, (place if more else stop)[0])
 
     async def _chunk(
         self, room: LiveRoom, place: Place, stop: Place, limit: int, *, backwards: bool
@@ -145,10 +173,10 @@ class Timeline:
         rows = await self._db.read(events.list_events, room.room_nid, [event_nid])
         return (rows[0].depth, event_nid) if rows else END
 
-    async def state_at(self, readable: ReadableRoom, token: str) -> int | None:
+    async def state_at(self, user_id: UserID, readable: ReadableRoom, token: str) -> int | None:
         """Return the number of the state at a token, or at the user's leaving if that was before.
 
-        None before the room began.
+        None before the room began. Raises Forbidden if the user may not see the last event there.
         """
         room = readable.room
         place = await self.place_at(room, token, END)
@@ -157,7 +185,12 @@ class Timeline:
         rows = await self._db.read(
             events.list_timeline_backwards, room.room_nid, (place[0], place[1] + 1), START, 1
         )
-        return rows[0].state_after if rows else None
+        last = [load_timeline_event(room.version, row) for row in rows]
+        if not last:
+            return None
+        if not await self.may_see(user_id, room, last):
+            raise Forbidden("You may not see the room as it was then")
+        return last[0].state_after
 
     async def find_event(self, room: LiveRoom, event_id: EventID) -> TimelineEvent | None:
         """Return an event of this room, whoever may see it."""
@@ -183,87 +216,50 @@ class Timeline:
     async def visible(
         self, user_id: UserID, room: LiveRoom, found: Iterable[TimelineEvent]
     ) -> set[TimelineEvent]:
-        """Return those of `found` that the user may see.
+        """Return those of `found` that the user may see and does not ignore."""
+        seen = await self._sight.visible(user_id, room, found)
+        return set(await self.heeded(user_id, seen))
 
-        What is not surely visible is decided by the state before the event.
-        """
-        sure_from, sure_to = surely_visible(user_id, room)
-        return {
-            event
-            for event in found
-            if sure_from <= event.event_nid <= sure_to
-            or await self._was_visible(user_id, room, event)
-        }
+    async def may_see(
+        self, user_id: UserID, room: LiveRoom, found: Iterable[TimelineEvent]
+    ) -> set[TimelineEvent]:
+        """Return those of `found` that the user may see, though he may ignore their senders."""
+        return await self._sight.visible(user_id, room, found)
 
-    async def _was_visible(self, user_id: UserID, room: LiveRoom, found: TimelineEvent) -> bool:
-        if found.state_before is None:
-            return False
-        slots = [("m.room.history_visibility", ""), (MEMBER, user_id)]
-        await self._dictionary.ensure([], [], slots)
-        state = await self._states.load_state(room.room_nid, found.state_before)
-        nids = []
-        for slot in slots:
-            slot_nid = self._dictionary.find_slot(*slot)
-            nids.append(state.get(slot_nid, 0) if slot_nid is not None else 0)
-        stored = {
-            row.event_nid: load_timeline_event(room.version, row).event
-            for row in await self._db.read(
-                events.list_events, room.room_nid, [nid for nid in nids if nid]
-            )
-        }
-        rule, membership = (stored.get(nid) for nid in nids)
-        new_visibility, new_membership = find_changes(
-            found.event.type, found.event.state_key, found.event.content, user_id
-        )
-        return can_see_event(
-            parse_history_visibility(rule.content.get("history_visibility") if rule else None),
-            membership.membership if membership is not None else None,
-            has_joined_later=await self._has_joined_after(user_id, room, found.event_nid),
-            new_visibility=new_visibility,
-            new_membership=new_membership,
-        )
+    async def ignored_by(self, user_id: UserID) -> frozenset[UserID]:
+        return await self._ignored.of(user_id)
 
-    async def _has_joined_after(self, user_id: UserID, room: LiveRoom, event_nid: int) -> bool:
-        member = room.members.get(user_id)
-        if member is None:
-            return False
-        if member.membership == "join" and member.event_nid > event_nid:
-            return True
-        return await self._db.read(
-            events.has_joined_after, room.room_nid, event_nid, member.event_nid
-        )
-
-
-def surely_visible(user_id: UserID, room: LiveRoom) -> tuple[int, int]:
-    """Return the first and last number of the events that are visible without a look at states.
-
-    1. What happened during a user's last stay is his to see.
-    2. Under a visibility that has not changed since, shared or world-readable history is too.
-    First is greater than last when nothing is sure.
-    """
-    member = room.members.get(user_id)
-    is_joined = member is not None and member.membership == "join"
-    visibility = room.history_visibility
-    rule = room.find_state("m.room.history_visibility")
-    if visibility is HistoryVisibility.WORLD_READABLE or (
-        visibility is HistoryVisibility.SHARED and is_joined
-    ):  # 2
-        open_from = rule.event_nid + 1 if rule is not None else 0
-    else:
-        open_from = _NEVER
-    joined_from = member.joined_nid if member is not None else None
-    if is_joined and joined_from is not None:  # 1
-        return min(joined_from, open_from), _NEVER
-    if open_from < _NEVER:
-        return open_from, _NEVER
-    if member is None or joined_from is None or member.left_nid is None:
-        return _NEVER, 0
-    return joined_from, member.left_nid
+    async def heeded(
+        self, user_id: UserID, found: Collection[TimelineEvent]
+    ) -> Collection[TimelineEvent]:
+        """Leave out what ignored users have sent, but for state."""
+        ignored = await self.ignored_by(user_id)
+        return [event for event in found if is_told(event, ignored)] if ignored else found
 
 
 def place_before(found: TimelineEvent) -> Place:
     """The gap just before an event."""
-    return (found.event.depth, found.event_nid - 1)
+    depth, event_nid = found.position
+    return (depth, event_nid - 1)
+
+
+def _ended(page: _Read, first: Place, extended: Extended, *, backwards: bool) -> Page:
+    """Make a page that ends where history is still missing, if it will come.
+
+    If nobody could give it, what lies beyond is shown, and whoever asks again gets another try.
+    """
+    found, end = page.events, page.place
+    if extended.progress is Progress.LATER:
+        oldest, newest = extended.depths
+        if backwards:
+            end = (newest, -1)
+            found = [event for event in found if event.position[0] >= newest]
+        else:
+            end = (oldest - 1, END[1])
+            found = [event for event in found if event.position[0] < oldest]
+    elif extended.progress is Progress.HOPELESS and end is None and found:
+        end = place_before(found[-1]) if backwards else None
+    return Page(found, make_token(first), None if end is None else make_token(end))
 
 
 def _chosen(event: Event, room_id: RoomID, chosen: RoomEventFilter) -> bool:

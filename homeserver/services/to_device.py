@@ -1,39 +1,56 @@
 """Messages from device to device, kept until the receiving client has them.
 
-spec: client-server-api/#send-to-device-messaging, v1.19
-Invariant: a message is stored in one transaction with the id of its sending, and deleted when its
-device comes back with a token that is past it: it is shown until then, and never after.
+spec: client-server-api/#send-to-device-messaging, server-server-api/#send-to-device-messaging,
+v1.19. Invariants: a message is stored in one transaction with the id of its sending, and deleted
+when its device comes back with a token that is past it: it is shown until then, and never after.
+One for another server is stored in that transaction, too, and kept until the server has it.
 """
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.background import Background
 from homeserver.clock import Clock
-from homeserver.core.canonical_json import decode_json, encode_json
-from homeserver.core.identifiers import DeviceID, UserID
+from homeserver.core.canonical_json import decode_json, encode_canonical_json, encode_json
+from homeserver.core.errors import JsonInvalid
+from homeserver.core.identifiers import (
+    MAX_IDENTIFIER_BYTES,
+    DeviceID,
+    ServerName,
+    UserID,
+    server_name_of,
+)
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
 from homeserver.engine.notifier import Notifier
 from homeserver.engine.stream_writer import StreamWriter
 from homeserver.engine.streams import Streams
-from homeserver.errors import TooLarge
+from homeserver.errors import BadJSON, TooLarge
 from homeserver.requester import Requester
+from homeserver.services.federation.sender import FederationSender, store_edus
 from homeserver.storage import to_device
 from homeserver.storage.database import Database
 from homeserver.storage.dictionaries import intern_users
+from homeserver.storage.outgoing_edus import TO_DEVICE, NewEDU
 from homeserver.storage.query import Txn
 from homeserver.storage.to_device import Outgoing, Recipient
 
-_ALL_DEVICES = "*"
+DIRECT_TO_DEVICE = "m.direct_to_device"
+ALL_DEVICES = "*"
 _MAX_MESSAGE_BYTES = 65_536
-_MAX_MESSAGES = 5_000
+MAX_MESSAGES = 5_000
+_MAX_EDU_BYTES = 60_000
+"""More messages for one server than this go in several EDUs; a larger one alone in its own."""
+_MESSAGE_ID_LETTERS = 32
 _MAX_REMEMBERED = 100_000
 _KEPT_MS = 24 * 3600 * 1000
+_KEPT_RECEIVED_MS = 30 * _KEPT_MS
 
 _Device = tuple[UserID, DeviceID]
+Messages = Mapping[UserID, Mapping[str, JsonObject]]
+"""User -> device id or ALL_DEVICES -> content."""
 
 
 @dataclass(slots=True)
@@ -49,17 +66,21 @@ class _Queue:
 class ToDevice:
     def __init__(
         self,
+        server_name: ServerName,
         database: Database,
         streams: Streams,
         notifier: Notifier[Committed],
         background: Background,
         clock: Clock,
+        sender: FederationSender,
     ) -> None:
+        self._server_name = server_name
         self._db = database
         self._stream = streams.to_device
         self._writer = StreamWriter(streams.to_device, background)
         self._notifier = notifier
         self._clock = clock
+        self._sender = sender
         self._queues: OrderedDict[_Device, _Queue] = OrderedDict()
         self._doubts = 0
 
@@ -68,28 +89,72 @@ class ToDevice:
         requester: Requester,
         event_type: str,
         txn_id: str,
-        messages: Mapping[UserID, Mapping[str, JsonObject]],
+        messages: Messages,
     ) -> None:
-        """Send each message once, whatever the transaction is repeated. Raises TooLarge."""
-        if sum(map(len, messages.values())) > _MAX_MESSAGES:
-            raise TooLarge(f"At most {_MAX_MESSAGES} messages can be sent at once")
-        outgoing = [
-            Outgoing(
-                user_id,
-                None if device_id == _ALL_DEVICES else DeviceID(device_id),
-                _encode(requester.user_id, event_type, content),
-            )
-            for user_id, by_device in messages.items()
-            for device_id, content in by_device.items()
-            if "\0" not in device_id
-        ]
+        """Send each message once, however often the transaction comes. Raises TooLarge, BadJSON."""
+        if sum(map(len, messages.values())) > MAX_MESSAGES:
+            raise TooLarge(f"At most {MAX_MESSAGES} messages can be sent at once")
+        sender = requester.user_id
+        here, elsewhere = self._divide(messages)
+        outgoing = _for_devices(sender, event_type, here)
+        for part in elsewhere.values():
+            _check_canonical(_for_devices(sender, event_type, part))
         txn_hash = hashlib.sha256(f"{event_type}\0{txn_id}".encode()).digest()
+        await self._write(
+            lambda position: self._db.run(
+                _send,
+                _Sending(requester, event_type, txn_hash, self._clock.now_ms()),
+                position,
+                outgoing,
+                elsewhere,
+            )
+        )
+        if elsewhere:
+            self._sender.note_stored_edus(list(elsewhere))
+
+    def _divide(self, messages: Messages) -> tuple[Messages, dict[ServerName, Messages]]:
+        """Return messages for users here, and those for others by their servers."""
+        by_server: dict[ServerName, dict[UserID, Mapping[str, JsonObject]]] = {}
+        for user_id, by_device in messages.items():
+            server = server_name_of(user_id)
+            possible = {
+                device_id: content
+                for device_id, content in by_device.items()
+                if "\0" not in device_id and len(device_id) <= MAX_IDENTIFIER_BYTES
+            }
+            if server is not None and possible:
+                by_server.setdefault(server, {})[user_id] = possible
+        here = by_server.pop(self._server_name, {})
+        return here, dict(by_server)
+
+    async def receive(
+        self,
+        origin: ServerName,
+        message_id: str,
+        sender: UserID,
+        event_type: str,
+        messages: Messages,
+    ) -> None:
+        """Take in messages of a user of another server; a repetition does nothing.
+
+        Raises TooLarge, BadJSON.
+        """
+        here, _ = self._divide(messages)
+        outgoing = _for_devices(sender, event_type, here)
+        if outgoing:
+            id_hash = hashlib.sha256(message_id.encode()).digest()
+            await self._write(
+                lambda position: self._db.run(
+                    _receive, origin, id_hash, self._clock.now_ms(), position, outgoing
+                )
+            )
+
+    async def _write(self, transaction: Callable[[int], Awaitable[list[Recipient]]]) -> None:
+        """Store messages at a new position, and wake whom they are for."""
 
         async def run(position: int) -> list[Recipient]:
             try:
-                reached = await self._db.run(
-                    _send, position, requester, txn_hash, self._clock.now_ms(), outgoing
-                )
+                reached = await transaction(position)
             except BaseException:
                 # Whether it was committed may not be known: let the database say.
                 self._doubts += 1
@@ -138,7 +203,9 @@ class ToDevice:
             queue.delivered = max(queue.delivered, position)
 
     async def delete_old_transactions(self) -> None:
-        await self._db.run(to_device.delete_old_transactions, self._clock.now_ms() - _KEPT_MS)
+        now_ms = self._clock.now_ms()
+        await self._db.run(to_device.delete_old_transactions, now_ms - _KEPT_MS)
+        await self._db.run(to_device.delete_old_received, now_ms - _KEPT_RECEIVED_MS)
 
     async def _queue(self, device: _Device) -> _Queue:
         known = self._queues.get(device)
@@ -168,16 +235,98 @@ def _encode(sender: UserID, event_type: str, content: JsonObject) -> bytes:
     return message
 
 
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    requester: Requester
+    event_type: str
+    txn_hash: bytes
+    now_ms: int
+
+
 def _send(
     txn: Txn,
+    sending: _Sending,
     position: int,
-    requester: Requester,
-    txn_hash: bytes,
+    outgoing: Sequence[Outgoing],
+    elsewhere: Mapping[ServerName, Messages],
+) -> list[Recipient]:
+    requester = sending.requester
+    sender_nid = intern_users(txn, [requester.user_id])[requester.user_id]
+    if not to_device.insert_transaction(
+        txn, sender_nid, requester.device_id or "", sending.txn_hash, sending.now_ms
+    ):
+        return []
+    if elsewhere:
+        store_edus(txn, _edus(requester.user_id, sending.event_type, position, elsewhere))
+    return to_device.insert_messages(txn, position, outgoing) if outgoing else []
+
+
+def _receive(
+    txn: Txn,
+    origin: ServerName,
+    id_hash: bytes,
     now_ms: int,
+    position: int,
     outgoing: Sequence[Outgoing],
 ) -> list[Recipient]:
-    sender_nid = intern_users(txn, [requester.user_id])[requester.user_id]
-    is_new = to_device.insert_transaction(
-        txn, sender_nid, requester.device_id or "", txn_hash, now_ms
-    )
-    return to_device.insert_messages(txn, position, outgoing) if is_new and outgoing else []
+    if not to_device.insert_received(txn, origin, id_hash, now_ms):
+        return []
+    return to_device.insert_messages(txn, position, outgoing)
+
+
+def _for_devices(sender: UserID, event_type: str, messages: Messages) -> list[Outgoing]:
+    """Raises TooLarge."""
+    return [
+        Outgoing(
+            user_id,
+            None if device_id == ALL_DEVICES else DeviceID(device_id),
+            _encode(sender, event_type, content),
+        )
+        for user_id, by_device in messages.items()
+        for device_id, content in by_device.items()
+    ]
+
+
+def _check_canonical(outgoing: Sequence[Outgoing]) -> None:
+    """Raises BadJSON for what no other server would take."""
+    for message in outgoing:
+        try:
+            encode_canonical_json(decode_json(message.message))
+        except JsonInvalid as error:
+            raise BadJSON(f"What leaves this server must be canonical JSON: {error}") from error
+
+
+def _edus(
+    sender: UserID, event_type: str, position: int, elsewhere: Mapping[ServerName, Messages]
+) -> list[NewEDU]:
+    """Return what the servers are sent, with ids that never come twice."""
+    edus: list[NewEDU] = []
+    for server, messages in elsewhere.items():
+        for part in _parts(messages):
+            name = f"{sender}\0{position}\0{len(edus)}"
+            message_id = hashlib.sha256(name.encode()).hexdigest()[:_MESSAGE_ID_LETTERS]
+            content: JsonObject = {
+                "sender": sender,
+                "type": event_type,
+                "message_id": message_id,
+                "messages": part,
+            }
+            encoded = encode_canonical_json(content)
+            edus.append(NewEDU(server, TO_DEVICE, DIRECT_TO_DEVICE, encoded))
+    return edus
+
+
+def _parts(messages: Messages) -> Iterator[JsonObject]:
+    """Divide messages so that no part is too large, unless one alone is."""
+    part: dict[str, dict[str, JsonObject]] = {}
+    size = 0
+    for user_id, by_device in messages.items():
+        for device_id, content in by_device.items():
+            added = len(encode_json(content)) + len(user_id) + len(device_id)
+            if part and size + added > _MAX_EDU_BYTES:
+                yield part  # type: ignore[misc]  # nested dicts of JSON, which are invariant
+                part, size = {}, 0
+            part.setdefault(user_id, {})[device_id] = content
+            size += added
+    if part:
+        yield part  # type: ignore[misc]  # as above

@@ -1,9 +1,10 @@
 """Who is typing where. In memory only: it is over before it would be worth storing.
 
-spec: client-server-api/#typing-notifications, v1.19
+spec: client-server-api/#typing-notifications, server-server-api/#typing-notifications, v1.19
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
@@ -19,6 +20,14 @@ DEFAULT_TIMEOUT_MS = 30_000
 _MIN_TIMEOUT_MS = 1_000
 _MAX_TIMEOUT_MS = 120_000
 _MAX_ROOMS = 100_000
+_REMOTE_SECONDS = 60.0
+"""Of other servers' users who are not heard of again."""
+_REMIND_SECONDS = 40.0
+"""Other servers are told again before they take somebody for gone."""
+
+
+class TypingListener(Protocol):
+    def __call__(self, room_id: RoomID, user_id: UserID, *, is_typing: bool) -> None: ...
 
 
 class Typing:
@@ -39,6 +48,12 @@ class Typing:
         """Who is typing, with the call that ends it."""
         self._positions: dict[RoomID, int] = {}
         self._positions_known_from = 0
+        self._listeners: list[TypingListener] = []
+        self._reminders: dict[tuple[RoomID, UserID], IDelayedCall] = {}
+
+    def subscribe(self, listener: TypingListener) -> None:
+        """Call `listener` when somebody begins or ends, and again while he goes on."""
+        self._listeners.append(listener)
 
     async def start(self, user_id: UserID, room_id: RoomID, timeout_ms: int) -> None:
         """Typing ends by itself after `timeout_ms`, which is brought within limits.
@@ -47,12 +62,31 @@ class Typing:
         """
         await self._access.access_joined(user_id, room_id)
         seconds = min(max(timeout_ms, _MIN_TIMEOUT_MS), _MAX_TIMEOUT_MS) / 1000
+        if self._start(user_id, room_id, seconds):
+            self._remind(user_id, room_id)
+
+    def start_remote(self, user_id: UserID, room_id: RoomID) -> None:
+        """Say that a user of another server, who is in the room, types."""
+        self._start(user_id, room_id, _REMOTE_SECONDS)
+
+    def stop_remote(self, user_id: UserID, room_id: RoomID) -> None:
+        self._end(room_id, user_id)
+
+    def _start(self, user_id: UserID, room_id: RoomID, seconds: float) -> bool:
         typing = self._rooms.setdefault(room_id, {})
         is_new = user_id not in typing
         cancel_call(typing.get(user_id))
         typing[user_id] = self._clock.call_later(seconds, lambda: self._end(room_id, user_id))
         if is_new:
             self._changed(room_id)
+        return is_new
+
+    def _remind(self, user_id: UserID, room_id: RoomID) -> None:
+        for listener in self._listeners:
+            listener(room_id, user_id, is_typing=True)
+        self._reminders[(room_id, user_id)] = self._clock.call_later(
+            _REMIND_SECONDS, lambda: self._remind(user_id, room_id)
+        )
 
     async def stop(self, user_id: UserID, room_id: RoomID) -> None:
         """Raises Forbidden for those not in the room."""
@@ -85,9 +119,12 @@ class Typing:
         if ending is None:
             return
         cancel_call(ending)
+        cancel_call(self._reminders.pop((room_id, user_id), None))
         if not typing:
             del self._rooms[room_id]
         self._changed(room_id)
+        for listener in self._listeners:
+            listener(room_id, user_id, is_typing=False)
 
     def _changed(self, room_id: RoomID) -> None:
         position = self._stream.allocate()

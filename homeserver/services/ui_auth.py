@@ -23,7 +23,7 @@ DUMMY_FLOWS: tuple[Flow, ...] = ((DUMMY_LOGIN,),)
 TOKEN_LOGIN = "m.login.registration_token"  # noqa: S105 - as above
 TOKEN_FLOWS: tuple[Flow, ...] = ((TOKEN_LOGIN,),)
 
-_LIFETIME_MS = 15 * 60 * 1000
+_LIFETIME_SECONDS = 15 * 60.0
 _MAX_SESSIONS = 10_000
 _SESSION_ID_LETTERS = 24
 
@@ -96,7 +96,7 @@ class UIAuth:
             operation=asked if binds_body else asked.with_any_body(),
             flows=flows,
             params={},
-            expires_at_ms=self._clock.now_ms() + _LIFETIME_MS,
+            expires_at=self._clock.monotonic() + _LIFETIME_SECONDS,
         )
         self._sessions[session.session_id] = session
         if len(self._sessions) > _MAX_SESSIONS:
@@ -111,7 +111,7 @@ class UIAuth:
         if session is None:
             problem: SessionProblem | None = SessionProblem.EXPIRED
         else:
-            problem = ui_auth.find_problem(session, asked, self._clock.now_ms())
+            problem = ui_auth.find_problem(session, asked, self._clock.monotonic())
         if problem is SessionProblem.OPERATION_CHANGED:
             raise Forbidden(problem.value)
         if session is None or problem is not None:

@@ -15,6 +15,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.change_feed import ChangeFeed
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
 from homeserver.engine.streams import Stream
+from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.storage import notifications
 from homeserver.storage.database import Database
 from homeserver.storage.notifications import MAIN_THREAD
@@ -46,6 +47,8 @@ class _Remembered:
     """In the events stream; every event up to it is counted."""
     receipts: int
     """In the receipts stream."""
+    ignored: frozenset[UserID]
+    """Whom the user ignored when it was counted."""
     threads: dict[str, Unread]
 
 
@@ -53,12 +56,18 @@ class UnreadCounts:
     """`feed` is that of receipts; it knows of each user's in each room by `receipt_key`."""
 
     def __init__(
-        self, database: Database, live_rooms: LiveRooms, stream: Stream, feed: ChangeFeed
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        stream: Stream,
+        feed: ChangeFeed,
+        ignored: IgnoredUsers,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._stream = stream
         self._feed = feed
+        self._ignored = ignored
         self._remembered: OrderedDict[tuple[UserID, RoomID], _Remembered] = OrderedDict()
 
     async def by_thread(
@@ -68,11 +77,16 @@ class UnreadCounts:
 
         Without a database read if they are remembered, else with one for all rooms.
         """
+        ignored = await self._ignored.of(user_id)
         found: dict[RoomID, Mapping[str, Unread]] = {}
         missing: dict[RoomID, int] = {}
         for room_id, room_nid in rooms.items():
             known = self._remembered.get((user_id, room_id))
-            if known is not None and self._update(known, user_id, room_id):
+            if (
+                known is not None
+                and known.ignored == ignored
+                and self._update(known, user_id, room_id)
+            ):
                 self._remembered.move_to_end((user_id, room_id))
                 found[room_id] = dict(known.threads)
             else:
@@ -80,9 +94,13 @@ class UnreadCounts:
         if not missing:
             return found
         position, receipts = self._stream.current, self._feed.current
-        counted = {room_id: _Remembered(position, receipts, {}) for room_id in missing}
+        counted = {room_id: _Remembered(position, receipts, ignored, {}) for room_id in missing}
         for row in await self._db.read(
-            notifications.list_unread_counts, user_id, list(missing.values()), position
+            notifications.list_unread_counts,
+            user_id,
+            list(missing.values()),
+            position,
+            list(ignored),
         ):
             counted[row.room_id].threads[row.thread_id] = Unread(row.notifications, row.highlights)
         for room_id, known in counted.items():
@@ -118,6 +136,8 @@ def _count(known: _Remembered, user_id: UserID, room: LiveRoom) -> None:
     for notified in room.audience.list_after(known.position):
         if notified.sender == user_id and notified.is_mark:
             known.threads.pop(notified.thread_id, None)
+            continue
+        if notified.sender in known.ignored:
             continue
         verdict = notified.of_member(user_id)
         if verdict is not None:

@@ -5,10 +5,11 @@ Invariant: a refresh token stays good until its successor (the access token or t
 given for it) is used; that use spends it, and a spent one shown again is theft.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import DeviceID, UserID
-from homeserver.storage.query import Txn, execute, find_row
+from homeserver.storage.query import Txn, execute, find_row, list_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,21 @@ def find_session(txn: Txn, token_hash: bytes) -> Session | None:
          WHERE token_hash = %s AND deactivated_ts IS NULL""",
         (token_hash,),
     )
+
+
+def list_live_tokens(txn: Txn, token_hashes: Sequence[bytes]) -> set[bytes]:
+    """Return those in use that are neither replaced nor ended; time does not count."""
+    found = list_values(
+        txn,
+        bytes,
+        """
+        SELECT token_hash
+          FROM access_tokens JOIN accounts USING (user_nid)
+         WHERE token_hash = ANY(%s) AND deactivated_ts IS NULL
+           AND replaces IS NULL AND expires_ts IS DISTINCT FROM 0""",
+        (list(token_hashes),),
+    )
+    return set(found)
 
 
 def insert_tokens(

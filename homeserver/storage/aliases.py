@@ -45,6 +45,11 @@ def insert_alias(txn: Txn, alias: RoomAlias, room_nid: int, creator: UserID) -> 
     return inserted == 1
 
 
+def move_aliases(txn: Txn, from_room: int, to_room: int) -> None:
+    """Let the aliases of one room lead to another."""
+    execute(txn, "UPDATE room_aliases SET room_nid = %s WHERE room_nid = %s", (to_room, from_room))
+
+
 def delete_alias(txn: Txn, alias: RoomAlias) -> None:
     execute(txn, "DELETE FROM room_aliases WHERE alias = %s", (alias,))
 

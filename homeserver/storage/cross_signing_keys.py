@@ -82,6 +82,11 @@ def delete_cross_signing_keys(txn: Txn, keys: Sequence[CrossSigningKey]) -> None
         )
 
 
+def delete_keys_of(txn: Txn, user_nids: Sequence[int]) -> None:
+    """Delete the keys of users who are out of sight. Signatures stay, should they come back."""
+    execute(txn, "DELETE FROM cross_signing_keys WHERE user_nid = ANY(%s)", (list(user_nids),))
+
+
 def insert_signatures(txn: Txn, position: int, signatures: Iterable[KeySignature]) -> list[int]:
     """Store those that are new, and return the users whose keys they are on."""
     found: list[int] = []

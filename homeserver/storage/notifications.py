@@ -74,12 +74,13 @@ def delete_old(txn: Txn, room_nid: int, keep: int) -> None:
 
 
 def list_unread_counts(
-    txn: Txn, user_id: UserID, room_nids: Sequence[int], up_to: int
+    txn: Txn, user_id: UserID, room_nids: Sequence[int], up_to: int, ignored: Sequence[UserID]
 ) -> list[UnreadCount]:
     """Count what notified the user in rooms he is in, up to a position and since he read it.
 
     1. An unthreaded receipt reads the whole room, and nothing from before the stay counts.
     2. A threaded receipt, or an event of the user's own, reads its thread.
+    3. Whom the user ignores does not count.
     Threads without anything are left out. Costs as much as there are events after 1.
     """
     return list_rows(
@@ -115,9 +116,16 @@ def list_unread_counts(
                (count(*) FILTER (WHERE is_highlight))::integer
           FROM told JOIN rooms USING (room_nid) LEFT JOIN marks USING (room_nid, thread_id)
          WHERE is_notify AND sender_nid <> (SELECT user_nid FROM me)
+           AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                         WHERE user_id = ANY(%(ignored)s)))
            AND told.event_nid > coalesce(read_nid, 0)
          GROUP BY rooms.room_id, told.thread_id""",
-        {"user": user_id, "rooms": list(room_nids), "up_to": up_to},
+        {
+            "user": user_id,
+            "rooms": list(room_nids),
+            "up_to": up_to,
+            "ignored": list(ignored),
+        },
     )
 
 

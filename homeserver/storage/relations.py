@@ -8,7 +8,7 @@ from homeserver.core.identifiers import UserID
 from homeserver.core.relations import REPLACE, can_replace, find_relation
 from homeserver.core.room_versions import RoomVersion
 from homeserver.storage import events
-from homeserver.storage.events import NewEvent, StoredEvent
+from homeserver.storage.events import HISTORICAL, NewEvent, StoredEvent
 from homeserver.storage.query import (
     Txn,
     execute,
@@ -60,7 +60,7 @@ class Reader:
     ignored: Sequence[UserID]
     visible_from: int
     visible_to: int
-    """Event numbers, both included."""
+    """Event numbers, both included, of events in line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,16 @@ def delete_relation(txn: Txn, room_nid: int, child_nid: int) -> None:
         txn,
         "DELETE FROM event_relations WHERE room_nid = %s AND child_nid = %s",
         (room_nid, child_nid),
+    )
+
+
+def has_relations(txn: Txn, room_nid: int) -> bool:
+    """Tell whether any event of the room relates to another."""
+    return fetch_value(
+        txn,
+        bool,
+        "SELECT EXISTS (SELECT FROM event_relations WHERE room_nid = %s)",
+        (room_nid,),
     )
 
 
@@ -267,6 +277,9 @@ def list_threads(
             SELECT depth, child_nid, parent_id FROM event_relations
              WHERE room_nid = %(room)s AND rel_type = 'm.thread'
                AND child_nid BETWEEN %(from)s AND %(to)s
+               AND NOT EXISTS (SELECT FROM events AS e
+                                WHERE e.room_nid = %(room)s AND e.event_nid = child_nid
+                                  AND (e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0))
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
                                              WHERE user_id = ANY(%(ignored)s)))),
         threads (depth, child_nid, parent_id, seen) AS (
@@ -302,6 +315,7 @@ def list_threads(
             "ignored": list(reader.ignored),
             "from": reader.visible_from,
             "to": reader.visible_to,
+            "historical": HISTORICAL,
             "up_to": up_to,
             "only_participated": only_participated,
             "limit": limit,
@@ -324,6 +338,9 @@ def summarize_children(
         WITH visible AS NOT MATERIALIZED (
             SELECT * FROM event_relations
              WHERE room_nid = %(room)s AND child_nid BETWEEN %(from)s AND %(to)s
+               AND NOT EXISTS (SELECT FROM events AS e
+                                WHERE e.room_nid = %(room)s AND e.event_nid = child_nid
+                                  AND (e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0))
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
                                              WHERE user_id = ANY(%(ignored)s)))),
         me AS MATERIALIZED (SELECT user_nid FROM users WHERE user_id = %(reader)s)
@@ -364,6 +381,7 @@ def summarize_children(
             "to": reader.visible_to,
             "ignored": list(reader.ignored),
             "reader": reader.user_id,
+            "historical": HISTORICAL,
             "max_ties": _MAX_TIES,
             "max_references": _MAX_REFERENCES,
             "parents": list(parent_nids),

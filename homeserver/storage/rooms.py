@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import RoomID, UserID
+from homeserver.core.identifiers import RoomID
+from homeserver.storage.events import HISTORICAL
 from homeserver.storage.query import (
     Txn,
     execute,
@@ -23,6 +24,25 @@ class RoomHead:
     extremities: list[int]
     current_state: int
     last_event: int
+    forked_at: int
+    """Every event after this number is in line, but for historical ones. An outlier that found its
+    place later moved the room at a position that no row remembers."""
+    is_partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoom:
+    room_nid: int
+    room_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRoom:
+    room_id: RoomID
+    room_nid: int
+    last_event: int
+    is_public: bool
+    """In the directory of the server itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +57,8 @@ class NewHead:
 class Extremity:
     event_nid: int
     event_id: bytes
-    depth: int
     state_after: int
-    sender: UserID
+    pdu: bytes
 
 
 def insert_room(txn: Txn, room_id: RoomID, room_version: str) -> int | None:
@@ -72,9 +91,21 @@ def find_head(txn: Txn, room_id: RoomID) -> RoomHead | None:
         txn,
         RoomHead,
         """
-        SELECT room_nid, room_id, room_version, extremities, current_state, last_event
+        SELECT room_nid, room_id, room_version, extremities, current_state, last_event,
+               coalesce((SELECT max(CASE WHEN e.flags & %s <> 0 THEN last_event
+                                         ELSE e.event_nid END)
+                           FROM events AS e
+                          WHERE e.room_nid = rooms.room_nid AND e.room_state IS NOT NULL), 0),
+               EXISTS (SELECT FROM partial_state_rooms AS p WHERE p.room_nid = rooms.room_nid)
           FROM rooms JOIN room_heads USING (room_nid) WHERE room_id = %s""",
-        (room_id,),
+        (HISTORICAL, room_id),
+    )
+
+
+def find_room(txn: Txn, room_id: RoomID) -> KnownRoom | None:
+    """Return a room that this server has heard of, be it in it or not."""
+    return find_row(
+        txn, KnownRoom, "SELECT room_nid, room_version FROM rooms WHERE room_id = %s", (room_id,)
     )
 
 
@@ -82,9 +113,12 @@ def list_extremities(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list
     return list_rows(
         txn,
         Extremity,
-        "SELECT event_nid, event_id, depth, state_after, user_id"
-        "  FROM events JOIN users ON user_nid = sender_nid"
-        " WHERE room_nid = %s AND event_nid = ANY(%s) ORDER BY event_nid",
+        """
+        SELECT e.event_nid, e.event_id, e.state_after,
+               (SELECT pdu FROM event_bytes AS b
+                 WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
+          FROM events AS e
+         WHERE e.room_nid = %s AND e.event_nid = ANY(%s) ORDER BY e.event_nid""",
         (room_nid, list(event_nids)),
     )
 
@@ -111,6 +145,39 @@ def insert_public_room(txn: Txn, room_nid: int) -> None:
     execute(
         txn, "INSERT INTO public_rooms (room_nid) VALUES (%s) ON CONFLICT DO NOTHING", (room_nid,)
     )
+
+
+def delete_public_room(txn: Txn, room_nid: int) -> None:
+    execute(txn, "DELETE FROM public_rooms WHERE room_nid = %s", (room_nid,))
+
+
+def is_public_room(txn: Txn, room_nid: int) -> bool:
+    return (
+        find_value(txn, int, "SELECT 1 FROM public_rooms WHERE room_nid = %s", (room_nid,))
+        is not None
+    )
+
+
+def list_listed_rooms(txn: Txn, limit: int) -> list[ListedRoom]:
+    """Return the rooms in the directory, of the server or of a network, oldest first."""
+    return list_rows(
+        txn,
+        ListedRoom,
+        """
+        SELECT room_id, room_nid, last_event,
+               EXISTS (SELECT FROM public_rooms AS p WHERE p.room_nid = rooms.room_nid)
+          FROM rooms JOIN room_heads USING (room_nid)
+         WHERE room_nid IN (SELECT room_nid FROM public_rooms
+                            UNION SELECT room_nid FROM network_rooms)
+         ORDER BY room_nid LIMIT %s""",
+        (limit,),
+    )
+
+
+def move_public_room(txn: Txn, from_room: int, to_room: int) -> None:
+    """Give one room's place in the directory, if it has one, to another."""
+    if execute(txn, "DELETE FROM public_rooms WHERE room_nid = %s", (from_room,)):
+        insert_public_room(txn, to_room)
 
 
 def list_moved_rooms(txn: Txn, after: int) -> list[RoomID]:

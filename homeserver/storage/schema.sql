@@ -49,7 +49,8 @@ CREATE TABLE public.applied_migrations (
     number integer NOT NULL,
     name text NOT NULL,
     checksum text NOT NULL,
-    applied_at timestamp with time zone DEFAULT now() NOT NULL
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    compatible_from integer
 );
 
 CREATE TABLE public.appservice_cursors (
@@ -85,6 +86,45 @@ CREATE TABLE public.cross_signing_keys (
 
 COMMENT ON COLUMN public.cross_signing_keys.key IS 'canonical JSON as uploaded, without unsigned';
 
+CREATE TABLE public.dead_letters (
+    letter_nid bigint NOT NULL,
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL,
+    item bytea NOT NULL,
+    error text NOT NULL,
+    created_ts bigint NOT NULL,
+    CONSTRAINT dead_letters_kind_check CHECK ((kind = ANY (ARRAY['pdu'::text, 'edu'::text])))
+);
+
+COMMENT ON TABLE public.dead_letters IS 'What a server refused by itself, so that it did not hold up the rest; the newest are kept';
+
+ALTER TABLE public.dead_letters ALTER COLUMN letter_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.dead_letters_letter_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.destinations (
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    delivered bigint NOT NULL,
+    failing_since_ts bigint,
+    next_try_ts bigint,
+    failures integer DEFAULT 0 NOT NULL,
+    last_success_ts bigint,
+    last_cause text,
+    last_error text
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.destinations IS 'How far each other server has been told, and what keeps it from being told more';
+
+COMMENT ON COLUMN public.destinations.delivered IS 'position in outgoing_events up to which it has been sent all that concerns it';
+
+COMMENT ON COLUMN public.destinations.failing_since_ts IS 'null: the last request was answered';
+
 CREATE TABLE public.device_keys (
     user_nid bigint NOT NULL,
     device_id text NOT NULL COLLATE pg_catalog."C",
@@ -106,6 +146,14 @@ COMMENT ON TABLE public.device_list_changes IS 'The last change of each user''s 
 
 COMMENT ON COLUMN public.device_list_changes.is_pending IS 'a change was committed that has no position yet; it gets one right after, or at the next start';
 
+CREATE TABLE public.device_list_streams (
+    user_nid bigint NOT NULL,
+    stream_id bigint NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.device_list_streams IS 'The last stream_id of each local user: the next m.device_list_update refers to it';
+
 CREATE TABLE public.devices (
     user_nid bigint NOT NULL,
     device_id text NOT NULL COLLATE pg_catalog."C",
@@ -124,6 +172,18 @@ CREATE TABLE public.event_bytes (
 );
 
 COMMENT ON COLUMN public.event_bytes.pdu IS 'canonical JSON exactly as signed: reused for federation, never re-serialised';
+
+CREATE TABLE public.event_epochs (
+    first_nid bigint NOT NULL,
+    newest_before bigint NOT NULL,
+    CONSTRAINT event_epochs_check CHECK ((newest_before < first_nid))
+);
+
+COMMENT ON TABLE public.event_epochs IS 'One row a start: no event, and so no token of this history, is between the two numbers';
+
+COMMENT ON COLUMN public.event_epochs.first_nid IS 'Where the process began; it may be in tokens though no event has the number';
+
+COMMENT ON COLUMN public.event_epochs.newest_before IS 'The newest event there was then';
 
 CREATE TABLE public.event_relations (
     room_nid bigint NOT NULL,
@@ -195,7 +255,7 @@ COMMENT ON COLUMN public.events.flags IS 'bits: 1 outlier, 2 rejected, 4 soft-fa
 
 COMMENT ON COLUMN public.events.prev_events IS 'known parents only; unknown ones are in missing_parents';
 
-COMMENT ON COLUMN public.events.room_state IS 'state id of the room''s current state once the event was in; null: state_after, as in a room without forks';
+COMMENT ON COLUMN public.events.room_state IS 'the state of the room with the event in it; null where the event is in line: the state before it was the room''s, and the state after it became the room''s';
 
 CREATE TABLE public.fallback_keys (
     user_nid bigint NOT NULL,
@@ -226,6 +286,15 @@ ALTER TABLE public.filters ALTER COLUMN filter_nid ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE public.inbound_transactions (
+    origin text NOT NULL COLLATE pg_catalog."C",
+    txn_id text NOT NULL COLLATE pg_catalog."C",
+    response bytea NOT NULL,
+    received_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.inbound_transactions IS 'Answers to repeated transactions; kept a day';
+
 CREATE TABLE public.invite_states (
     user_nid bigint NOT NULL,
     room_nid bigint NOT NULL,
@@ -251,11 +320,41 @@ COMMENT ON COLUMN public.key_signatures.signer_key IS 'public part of a cross-si
 
 COMMENT ON COLUMN public.key_signatures."position" IS 'in the device_lists stream';
 
+CREATE TABLE public.local_media (
+    media_id text NOT NULL COLLATE pg_catalog."C",
+    user_id text NOT NULL COLLATE pg_catalog."C",
+    created_ts bigint NOT NULL,
+    expires_ts bigint,
+    file_id text COLLATE pg_catalog."C",
+    content_type text DEFAULT ''::text NOT NULL,
+    file_name text,
+    length bigint DEFAULT 0 NOT NULL,
+    sha256 bytea,
+    is_open boolean DEFAULT false NOT NULL,
+    CONSTRAINT local_media_check CHECK (((file_id IS NULL) = (expires_ts IS NOT NULL)))
+);
+
+COMMENT ON TABLE public.local_media IS 'What users of this server sent, and ids that were given out for what they will send';
+
+COMMENT ON COLUMN public.local_media.expires_ts IS 'null: the content is there; else when the id is forgotten unless it comes';
+
+COMMENT ON COLUMN public.local_media.file_id IS 'name of the file on the disk; it is nobody''s choice but the server''s';
+
+COMMENT ON COLUMN public.local_media.is_open IS 'whether it may be downloaded without authentication: what the setting said when it came';
+
 CREATE TABLE public.missing_parents (
     room_nid bigint NOT NULL,
     event_nid bigint NOT NULL,
     parent_id bytea NOT NULL
 );
+
+CREATE TABLE public.network_rooms (
+    appservice_id text NOT NULL COLLATE pg_catalog."C",
+    network_id text NOT NULL COLLATE pg_catalog."C",
+    room_nid bigint NOT NULL
+);
+
+COMMENT ON TABLE public.network_rooms IS 'Rooms that an application service has put into the directory of a network it bridges to; the directory of the server itself is public_rooms';
 
 CREATE TABLE public.notifications (
     room_nid bigint NOT NULL,
@@ -308,6 +407,81 @@ ALTER TABLE public.one_time_keys ALTER COLUMN upload_nid ADD GENERATED ALWAYS AS
     CACHE 1
 );
 
+CREATE TABLE public.openid_tokens (
+    token_hash bytea NOT NULL,
+    user_nid bigint NOT NULL,
+    expires_ts bigint NOT NULL
+);
+
+COMMENT ON COLUMN public.openid_tokens.token_hash IS 'SHA-256: who reads the table cannot pass for anybody';
+
+CREATE TABLE public.out_of_band_memberships (
+    room_nid bigint NOT NULL,
+    user_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    event_id bytea NOT NULL,
+    pdu bytea NOT NULL
+);
+
+COMMENT ON TABLE public.out_of_band_memberships IS 'Newest member event of each local user in rooms that this server is not in: invitations, knocks, and what ended them. Not in events, because nobody here can check what they cite';
+
+COMMENT ON COLUMN public.out_of_band_memberships.event_nid IS 'position in the events stream, as in room_memberships';
+
+CREATE TABLE public.outgoing_edus (
+    edu_nid bigint NOT NULL,
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    lane smallint NOT NULL,
+    edu_type text NOT NULL,
+    content bytea NOT NULL
+);
+
+COMMENT ON TABLE public.outgoing_edus IS 'Those that must not be lost: messages to devices, changes of devices and keys. Deleted when they are delivered';
+
+COMMENT ON COLUMN public.outgoing_edus.lane IS '0 to-device, 1 devices and keys: lower lanes go first';
+
+ALTER TABLE public.outgoing_edus ALTER COLUMN edu_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.outgoing_edus_edu_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.outgoing_events (
+    "position" bigint NOT NULL,
+    room_nid bigint NOT NULL,
+    event_nid bigint NOT NULL,
+    origin text COLLATE pg_catalog."C"
+);
+
+COMMENT ON TABLE public.outgoing_events IS 'Which events other servers of their rooms must be sent by this one; to whom, the room says when they are sent';
+
+COMMENT ON COLUMN public.outgoing_events."position" IS 'in the events stream: of the event itself, or of when it was taken in for another server';
+
+COMMENT ON COLUMN public.outgoing_events.origin IS 'the server that has it already; null: it was made here';
+
+CREATE TABLE public.partial_state_rooms (
+    room_nid bigint NOT NULL,
+    join_nid bigint NOT NULL,
+    servers text[] NOT NULL
+);
+
+COMMENT ON TABLE public.partial_state_rooms IS 'Rooms joined with members left out of the state, until the whole state has come';
+
+COMMENT ON COLUMN public.partial_state_rooms.join_nid IS 'event_nid of the join; the state of what came after it is to be computed again';
+
+COMMENT ON COLUMN public.partial_state_rooms.servers IS 'the servers that were in the room at the join; the first one answered it';
+
+CREATE TABLE public.pending_device_updates (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C"
+);
+
+COMMENT ON TABLE public.pending_device_updates IS 'Written with each change of a local device or key; deleted in the transaction that stores what other servers are sent of it';
+
+COMMENT ON COLUMN public.pending_device_updates.device_id IS 'empty: the cross-signing keys of the user';
+
 CREATE TABLE public.profile_fields (
     user_nid bigint NOT NULL,
     field text NOT NULL COLLATE pg_catalog."C",
@@ -354,6 +528,16 @@ COMMENT ON COLUMN public.receipts.event_id IS 'as in events; here too, so that r
 
 COMMENT ON COLUMN public.receipts."position" IS 'in the stream receipts, of the last change';
 
+CREATE TABLE public.received_to_device (
+    origin text NOT NULL COLLATE pg_catalog."C",
+    id_hash bytea NOT NULL,
+    received_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.received_to_device IS 'Makes a message that another server repeats do nothing; kept longer than servers try again';
+
+COMMENT ON COLUMN public.received_to_device.id_hash IS 'SHA-256 of the message_id';
+
 CREATE TABLE public.refresh_tokens (
     token_hash bytea NOT NULL,
     user_nid bigint NOT NULL,
@@ -365,6 +549,46 @@ CREATE TABLE public.refresh_tokens (
 COMMENT ON COLUMN public.refresh_tokens.replaces IS 'the refresh token it was given for, until its first use spends that one';
 
 COMMENT ON COLUMN public.refresh_tokens.spent_ts IS 'when a successor was used; shown again after that, the token was stolen';
+
+CREATE TABLE public.remote_device_lists (
+    user_nid bigint NOT NULL,
+    stream_id bigint DEFAULT 0 NOT NULL,
+    needs_resync boolean DEFAULT true NOT NULL,
+    marks bigint DEFAULT 1 NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE public.remote_device_lists IS 'Users of other servers whose devices and keys are kept here, as they share a room with a local user';
+
+COMMENT ON COLUMN public.remote_device_lists.stream_id IS 'of the last update that is in the list';
+
+COMMENT ON COLUMN public.remote_device_lists.marks IS 'how often the list was found wanting: an answer that was asked for before the last mark does not settle it';
+
+CREATE TABLE public.remote_devices (
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    keys bytea NOT NULL,
+    display_name text
+);
+
+COMMENT ON COLUMN public.remote_devices.keys IS 'canonical JSON, without unsigned; checked for form and owner';
+
+CREATE TABLE public.remote_media (
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    media_id text NOT NULL COLLATE pg_catalog."C",
+    file_id text NOT NULL COLLATE pg_catalog."C",
+    content_type text NOT NULL,
+    file_name text,
+    length bigint NOT NULL,
+    sha256 bytea NOT NULL,
+    fetched_ts bigint NOT NULL,
+    last_used_ts bigint NOT NULL,
+    is_open boolean NOT NULL
+);
+
+COMMENT ON TABLE public.remote_media IS 'Copies of other servers'' files; those used least recently are deleted when they take too much';
+
+COMMENT ON COLUMN public.remote_media.last_used_ts IS 'exact to an hour';
 
 CREATE TABLE public.room_aliases (
     alias text NOT NULL COLLATE pg_catalog."C",
@@ -424,6 +648,14 @@ ALTER TABLE public.rooms ALTER COLUMN room_nid ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE public.sending_progress (
+    is_only boolean DEFAULT true NOT NULL,
+    "position" bigint NOT NULL,
+    CONSTRAINT sending_progress_is_only_check CHECK (is_only)
+);
+
+COMMENT ON TABLE public.sending_progress IS 'Servers without a row in destinations have nothing to be told up to this position';
+
 CREATE TABLE public.server_identity (
     only_row boolean DEFAULT true NOT NULL,
     server_name text NOT NULL,
@@ -432,6 +664,48 @@ CREATE TABLE public.server_identity (
 );
 
 COMMENT ON COLUMN public.server_identity.state_hash_key IS 'secret key of the set hashes in state_segments';
+
+CREATE TABLE public.server_key_responses (
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    response bytea NOT NULL,
+    valid_until_ts bigint NOT NULL,
+    fetched_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.server_key_responses IS 'What each server last said of its keys, for servers that ask this one as a notary';
+
+COMMENT ON COLUMN public.server_key_responses.response IS 'JSON as signed by the server, without other signatures';
+
+CREATE TABLE public.server_keys (
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    key_id text NOT NULL COLLATE pg_catalog."C",
+    public_key text NOT NULL,
+    valid_until_ts bigint NOT NULL,
+    is_old boolean NOT NULL
+);
+
+COMMENT ON COLUMN public.server_keys.valid_until_ts IS 'by the server''s word, but at most seven days after it was asked; of an old key, when it expired';
+
+COMMENT ON COLUMN public.server_keys.is_old IS 'good for the events of its time, not for requests';
+
+CREATE TABLE public.staged_events (
+    staged_nid bigint NOT NULL,
+    origin text NOT NULL COLLATE pg_catalog."C",
+    room_id text NOT NULL COLLATE pg_catalog."C",
+    pdu bytea NOT NULL,
+    received_ts bigint NOT NULL
+);
+
+COMMENT ON TABLE public.staged_events IS 'Events whose transaction was answered before they were worked through; read again after a restart';
+
+ALTER TABLE public.staged_events ALTER COLUMN staged_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.staged_events_staged_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.state_segments (
     room_nid bigint NOT NULL,
@@ -486,6 +760,28 @@ CREATE SEQUENCE public.stream_epochs
     CACHE 1;
 
 COMMENT ON SEQUENCE public.stream_epochs IS 'Each process takes one value and numbers its streams from there: clients'' tokens hold positions that no row remembers (of failed writes, of delivered messages), and none of them may come a second time';
+
+CREATE TABLE public.thumbnails (
+    server_name text NOT NULL COLLATE pg_catalog."C",
+    media_id text NOT NULL COLLATE pg_catalog."C",
+    width integer NOT NULL,
+    height integer NOT NULL,
+    method text NOT NULL,
+    file_id text COLLATE pg_catalog."C",
+    content_type text NOT NULL,
+    animated_type text,
+    length bigint NOT NULL
+);
+
+COMMENT ON TABLE public.thumbnails IS 'Still pictures of a fixed list of sizes, made when they were first asked for';
+
+COMMENT ON COLUMN public.thumbnails.width IS 'of the size in the list, not of the picture';
+
+COMMENT ON COLUMN public.thumbnails.file_id IS 'null: the original is no larger and serves itself';
+
+COMMENT ON COLUMN public.thumbnails.content_type IS 'as found in the bytes, whatever the sender said';
+
+COMMENT ON COLUMN public.thumbnails.animated_type IS 'content type of the original if it moves; null: it does not';
 
 CREATE TABLE public.to_device_messages (
     user_nid bigint NOT NULL,
@@ -554,17 +850,29 @@ ALTER TABLE ONLY public.client_transactions
 ALTER TABLE ONLY public.cross_signing_keys
     ADD CONSTRAINT cross_signing_keys_pkey PRIMARY KEY (user_nid, usage);
 
+ALTER TABLE ONLY public.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (letter_nid);
+
+ALTER TABLE ONLY public.destinations
+    ADD CONSTRAINT destinations_pkey PRIMARY KEY (server_name);
+
 ALTER TABLE ONLY public.device_keys
     ADD CONSTRAINT device_keys_pkey PRIMARY KEY (user_nid, device_id);
 
 ALTER TABLE ONLY public.device_list_changes
     ADD CONSTRAINT device_list_changes_pkey PRIMARY KEY (user_nid);
 
+ALTER TABLE ONLY public.device_list_streams
+    ADD CONSTRAINT device_list_streams_pkey PRIMARY KEY (user_nid);
+
 ALTER TABLE ONLY public.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (user_nid, device_id);
 
 ALTER TABLE ONLY public.event_bytes
     ADD CONSTRAINT event_bytes_pkey PRIMARY KEY (room_nid, event_nid);
+
+ALTER TABLE ONLY public.event_epochs
+    ADD CONSTRAINT event_epochs_pkey PRIMARY KEY (first_nid);
 
 ALTER TABLE ONLY public.event_relations
     ADD CONSTRAINT event_relations_pkey PRIMARY KEY (room_nid, child_nid);
@@ -584,20 +892,50 @@ ALTER TABLE ONLY public.fallback_keys
 ALTER TABLE ONLY public.filters
     ADD CONSTRAINT filters_pkey PRIMARY KEY (user_nid, filter_id);
 
+ALTER TABLE ONLY public.inbound_transactions
+    ADD CONSTRAINT inbound_transactions_pkey PRIMARY KEY (origin, txn_id);
+
 ALTER TABLE ONLY public.invite_states
     ADD CONSTRAINT invite_states_pkey PRIMARY KEY (user_nid, room_nid);
 
 ALTER TABLE ONLY public.key_signatures
     ADD CONSTRAINT key_signatures_pkey PRIMARY KEY (target_nid, target_key, signer_nid, signer_key);
 
+ALTER TABLE ONLY public.local_media
+    ADD CONSTRAINT local_media_file_id_key UNIQUE (file_id);
+
+ALTER TABLE ONLY public.local_media
+    ADD CONSTRAINT local_media_pkey PRIMARY KEY (media_id);
+
 ALTER TABLE ONLY public.missing_parents
     ADD CONSTRAINT missing_parents_pkey PRIMARY KEY (room_nid, event_nid, parent_id);
+
+ALTER TABLE ONLY public.network_rooms
+    ADD CONSTRAINT network_rooms_pkey PRIMARY KEY (appservice_id, network_id, room_nid);
 
 ALTER TABLE ONLY public.notifications
     ADD CONSTRAINT notifications_pkey PRIMARY KEY (room_nid, event_nid, part);
 
 ALTER TABLE ONLY public.one_time_keys
     ADD CONSTRAINT one_time_keys_pkey PRIMARY KEY (user_nid, device_id, algorithm, key_id);
+
+ALTER TABLE ONLY public.openid_tokens
+    ADD CONSTRAINT openid_tokens_pkey PRIMARY KEY (token_hash);
+
+ALTER TABLE ONLY public.out_of_band_memberships
+    ADD CONSTRAINT out_of_band_memberships_pkey PRIMARY KEY (room_nid, user_nid);
+
+ALTER TABLE ONLY public.outgoing_edus
+    ADD CONSTRAINT outgoing_edus_pkey PRIMARY KEY (edu_nid);
+
+ALTER TABLE ONLY public.outgoing_events
+    ADD CONSTRAINT outgoing_events_pkey PRIMARY KEY ("position");
+
+ALTER TABLE ONLY public.partial_state_rooms
+    ADD CONSTRAINT partial_state_rooms_pkey PRIMARY KEY (room_nid);
+
+ALTER TABLE ONLY public.pending_device_updates
+    ADD CONSTRAINT pending_device_updates_pkey PRIMARY KEY (user_nid, device_id);
 
 ALTER TABLE ONLY public.profile_fields
     ADD CONSTRAINT profile_fields_pkey PRIMARY KEY (user_nid, field);
@@ -611,8 +949,23 @@ ALTER TABLE ONLY public.push_rules
 ALTER TABLE ONLY public.receipts
     ADD CONSTRAINT receipts_pkey PRIMARY KEY (room_nid, user_nid, kind, thread_id);
 
+ALTER TABLE ONLY public.received_to_device
+    ADD CONSTRAINT received_to_device_pkey PRIMARY KEY (origin, id_hash);
+
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_pkey PRIMARY KEY (token_hash);
+
+ALTER TABLE ONLY public.remote_device_lists
+    ADD CONSTRAINT remote_device_lists_pkey PRIMARY KEY (user_nid);
+
+ALTER TABLE ONLY public.remote_devices
+    ADD CONSTRAINT remote_devices_pkey PRIMARY KEY (user_nid, device_id);
+
+ALTER TABLE ONLY public.remote_media
+    ADD CONSTRAINT remote_media_file_id_key UNIQUE (file_id);
+
+ALTER TABLE ONLY public.remote_media
+    ADD CONSTRAINT remote_media_pkey PRIMARY KEY (server_name, media_id);
 
 ALTER TABLE ONLY public.room_aliases
     ADD CONSTRAINT room_aliases_pkey PRIMARY KEY (alias);
@@ -629,8 +982,20 @@ ALTER TABLE ONLY public.rooms
 ALTER TABLE ONLY public.rooms
     ADD CONSTRAINT rooms_room_id_key UNIQUE (room_id);
 
+ALTER TABLE ONLY public.sending_progress
+    ADD CONSTRAINT sending_progress_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY public.server_identity
     ADD CONSTRAINT server_identity_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.server_key_responses
+    ADD CONSTRAINT server_key_responses_pkey PRIMARY KEY (server_name);
+
+ALTER TABLE ONLY public.server_keys
+    ADD CONSTRAINT server_keys_pkey PRIMARY KEY (server_name, key_id);
+
+ALTER TABLE ONLY public.staged_events
+    ADD CONSTRAINT staged_events_pkey PRIMARY KEY (staged_nid);
 
 ALTER TABLE ONLY public.state_segments
     ADD CONSTRAINT state_segments_pkey PRIMARY KEY (room_nid, segment_nid);
@@ -640,6 +1005,12 @@ ALTER TABLE ONLY public.state_slots
 
 ALTER TABLE ONLY public.state_slots
     ADD CONSTRAINT state_slots_type_nid_state_key_key UNIQUE (type_nid, state_key);
+
+ALTER TABLE ONLY public.thumbnails
+    ADD CONSTRAINT thumbnails_file_id_key UNIQUE (file_id);
+
+ALTER TABLE ONLY public.thumbnails
+    ADD CONSTRAINT thumbnails_pkey PRIMARY KEY (server_name, media_id, width, height, method);
 
 ALTER TABLE ONLY public.to_device_messages
     ADD CONSTRAINT to_device_messages_pkey PRIMARY KEY (user_nid, device_id, "position");
@@ -662,6 +1033,8 @@ CREATE INDEX account_data_changes ON public.account_data USING btree (user_nid, 
 
 CREATE INDEX client_transactions_age ON public.client_transactions USING btree (created_ts);
 
+CREATE INDEX dead_letters_by_server ON public.dead_letters USING btree (server_name, letter_nid);
+
 CREATE INDEX device_list_changes_position ON public.device_list_changes USING btree ("position");
 
 CREATE INDEX event_relations_by_sender ON public.event_relations USING btree (room_nid, parent_id, sender_nid, rel_type, origin_server_ts);
@@ -672,21 +1045,43 @@ CREATE INDEX event_relations_threads ON public.event_relations USING btree (room
 
 CREATE UNIQUE INDEX events_event_id ON public.events USING btree (event_id, room_nid);
 
+CREATE INDEX events_forks ON public.events USING btree (room_nid, event_nid) WHERE (room_state IS NOT NULL);
+
+COMMENT ON INDEX public.events_forks IS 'nearly empty; the newest entry of a room tells from where on its events are in line';
+
 CREATE INDEX events_timeline ON public.events USING btree (((room_nid + 0)), depth, event_nid);
 
 CREATE INDEX events_timestamp ON public.events USING btree (((room_nid + 0)), origin_server_ts, event_nid);
 
 COMMENT ON INDEX public.events_timestamp IS 'for timestamp_to_event: senders choose the timestamp, so no other order tells of it';
 
+CREATE INDEX inbound_transactions_by_age ON public.inbound_transactions USING btree (received_ts);
+
 CREATE INDEX key_signatures_signer ON public.key_signatures USING btree (signer_nid, "position");
+
+CREATE INDEX local_media_awaited ON public.local_media USING btree (user_id, expires_ts) WHERE (expires_ts IS NOT NULL);
+
+CREATE INDEX local_media_by_user ON public.local_media USING btree (user_id) INCLUDE (length);
 
 CREATE INDEX missing_parents_parent ON public.missing_parents USING btree (parent_id);
 
 CREATE INDEX one_time_keys_next ON public.one_time_keys USING btree (user_nid, device_id, algorithm, upload_nid) WHERE (NOT is_claimed);
 
+CREATE INDEX openid_tokens_expiry ON public.openid_tokens USING btree (expires_ts);
+
+CREATE INDEX out_of_band_memberships_position ON public.out_of_band_memberships USING btree (event_nid);
+
+CREATE INDEX outgoing_edus_by_server ON public.outgoing_edus USING btree (server_name, lane, edu_nid);
+
 CREATE INDEX receipts_changes ON public.receipts USING btree (room_nid, "position");
 
+CREATE INDEX received_to_device_age ON public.received_to_device USING btree (received_ts);
+
 CREATE INDEX refresh_tokens_device ON public.refresh_tokens USING btree (user_nid, device_id);
+
+CREATE INDEX remote_device_lists_to_resync ON public.remote_device_lists USING btree (user_nid) WHERE needs_resync;
+
+CREATE INDEX remote_media_by_use ON public.remote_media USING btree (last_used_ts);
 
 CREATE INDEX room_aliases_room ON public.room_aliases USING btree (room_nid);
 
@@ -712,6 +1107,9 @@ ALTER TABLE ONLY public.device_keys
 ALTER TABLE ONLY public.device_list_changes
     ADD CONSTRAINT device_list_changes_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
 
+ALTER TABLE ONLY public.device_list_streams
+    ADD CONSTRAINT device_list_streams_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
 ALTER TABLE ONLY public.devices
     ADD CONSTRAINT devices_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.accounts(user_nid);
 
@@ -721,8 +1119,26 @@ ALTER TABLE ONLY public.fallback_keys
 ALTER TABLE ONLY public.filters
     ADD CONSTRAINT filters_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
 
+ALTER TABLE ONLY public.network_rooms
+    ADD CONSTRAINT network_rooms_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
 ALTER TABLE ONLY public.one_time_keys
     ADD CONSTRAINT one_time_keys_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.openid_tokens
+    ADD CONSTRAINT openid_tokens_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.out_of_band_memberships
+    ADD CONSTRAINT out_of_band_memberships_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.out_of_band_memberships
+    ADD CONSTRAINT out_of_band_memberships_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.partial_state_rooms
+    ADD CONSTRAINT partial_state_rooms_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.pending_device_updates
+    ADD CONSTRAINT pending_device_updates_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
 
 ALTER TABLE ONLY public.profile_fields
     ADD CONSTRAINT profile_fields_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.accounts(user_nid);
@@ -741,6 +1157,12 @@ ALTER TABLE ONLY public.receipts
 
 ALTER TABLE ONLY public.refresh_tokens
     ADD CONSTRAINT refresh_tokens_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.remote_device_lists
+    ADD CONSTRAINT remote_device_lists_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.remote_devices
+    ADD CONSTRAINT remote_devices_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.remote_device_lists(user_nid) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.room_aliases
     ADD CONSTRAINT room_aliases_creator_nid_fkey FOREIGN KEY (creator_nid) REFERENCES public.users(user_nid);

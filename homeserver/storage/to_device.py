@@ -6,7 +6,7 @@ Invariant: a device has at most one message a position, so positions order what 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import DeviceID, UserID
+from homeserver.core.identifiers import DeviceID, ServerName, UserID
 from homeserver.storage.query import Txn, execute, fetch_value, list_rows
 
 
@@ -48,6 +48,23 @@ def insert_transaction(
 
 def delete_old_transactions(txn: Txn, before_ts: int) -> int:
     return execute(txn, "DELETE FROM to_device_transactions WHERE created_ts < %s", (before_ts,))
+
+
+def insert_received(txn: Txn, origin: ServerName, id_hash: bytes, now_ms: int) -> bool:
+    """Return False when the other server has sent this message before."""
+    return bool(
+        execute(
+            txn,
+            """
+            INSERT INTO received_to_device (origin, id_hash, received_ts)
+            VALUES (%s, %s, %s) ON CONFLICT DO NOTHING""",
+            (origin, id_hash, now_ms),
+        )
+    )
+
+
+def delete_old_received(txn: Txn, before_ts: int) -> int:
+    return execute(txn, "DELETE FROM received_to_device WHERE received_ts < %s", (before_ts,))
 
 
 def insert_messages(txn: Txn, position: int, outgoing: Sequence[Outgoing]) -> list[Recipient]:

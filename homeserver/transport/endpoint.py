@@ -3,7 +3,8 @@
 The first argument of `@endpoint` is the specification's operationId, so that one grep leads from
 the specification to the code and back. The function's parameters are the operation's: path and
 query parameters by their names in snake case, `body` for the decoded body, and on demand
-`requester` and `request`. A declaration that does not fit its function fails at start-up.
+`requester`, `origin` (of a federation request) and `request`. A declaration that does not fit its
+function fails at start-up.
 """
 
 import enum
@@ -13,7 +14,7 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from homeserver.core.json_types import JsonObject
 from homeserver.transport.decoding import type_hints, without_none
@@ -25,6 +26,8 @@ class Auth(enum.Enum):
     OPTIONAL = "optional"
     APPSERVICE = "appservice"
     FEDERATION = "federation"
+    ADMIN = "admin"
+    """An administrator of this server, or a command on its own machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class RequestInfo:
     user_agent: str
     base_url: str
     body_bytes: bytes = b""
+    content_type: str | None = None
+    """Of the body, as the client says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,28 @@ class RawJSON:
 
 
 @dataclass(frozen=True, slots=True)
+class FileBody:
+    """An open file that is sent piece by piece; whoever sends the response closes it."""
+
+    file: BinaryIO
+    size: int
+    after: bytes = b""
+    """What is sent after it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     body: bytes
     content_type: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    file: FileBody | None = None
+    """Sent after `body`."""
+
+    @property
+    def length(self) -> int:
+        file = self.file
+        return len(self.body) + (0 if file is None else file.size + len(file.after))
 
 
 EMPTY: JsonObject = {}
@@ -91,6 +113,8 @@ class Route:
     body_kind: Any
     """None: no body; JsonObject for any JSON object; else a dataclass."""
     wants_requester: bool
+    wants_origin: bool
+    """The server that signed the request."""
     wants_request: bool
     location: str
 
@@ -170,10 +194,13 @@ def _route(function: Callable[..., Any]) -> Route:
     parameters = dict(inspect.signature(function).parameters)
     parameters.pop("self")
     wants_requester = parameters.pop("requester", None) is not None
+    wants_origin = parameters.pop("origin", None) is not None
     wants_request = parameters.pop("request", None) is not None
     body_kind = hints["body"] if parameters.pop("body", None) is not None else None
-    if wants_requester and declaration.auth is Auth.NONE:
-        raise TypeError(f"{location}: asks for a requester but has no authentication")
+    if wants_requester and declaration.auth in (Auth.NONE, Auth.ADMIN):
+        raise TypeError(f"{location}: asks for a requester, but its authentication gives none")
+    if wants_origin != (declaration.auth is Auth.FEDERATION):
+        raise TypeError(f"{location}: other servers' operations, and no others, have an origin")
     path_parameters = []
     for wire in re.findall(r"\{([^}]*)\}", declaration.path):
         name = snake_case(wire)
@@ -198,6 +225,7 @@ def _route(function: Callable[..., Any]) -> Route:
         query_parameters=tuple(query_parameters),
         body_kind=body_kind,
         wants_requester=wants_requester,
+        wants_origin=wants_origin,
         wants_request=wants_request,
         location=location,
     )

@@ -1,28 +1,93 @@
-"""Outbound HTTP: every call has a time-out and a bound on the answer."""
+"""Outbound HTTP: every call has a time-out and a bound on the answer.
 
+Invariants: an answer that is larger than its bound, head or body, is not read to its end: the
+connection is cut. Whatever the other side does, the caller gets an Answer or RequestFailed.
+"""
+
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
+from urllib.parse import urljoin
 
-import treq
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost, DNSLookupError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+)
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web._newclient import (  # they have no public names
+    HEADER,
+    STATUS,
+    HTTP11ClientProtocol,
+    RequestTransmissionFailed,
+)
+from twisted.web.client import (
+    URI,
+    Agent,
+    FileBodyProducer,
+    HTTPConnectionPool,
+    ResponseDone,
+    ResponseFailed,
+    ResponseNeverReceived,
+    _HTTP11ClientFactory,
+)
 from twisted.web.error import SchemeNotSupported
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
-_MAX_ANSWER_BYTES = 1_048_576
+from homeserver.transport.connections import Connections, Place
+
+MAX_ANSWER_BYTES = 1_048_576
+MAX_HEAD_BYTES = 65_536
+_MAX_HELD_BYTES = 512 * 1_048_576
+"""Of all bodies that are being read. Small ones are always read."""
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_IDLE_SECONDS = 60
+_MAX_IDLE_PER_HOST = 4
+
+
+class Cause(Enum):
+    """Why there was no answer, for people who must find out what is broken."""
+
+    DNS = "dns"
+    WELL_KNOWN = "well_known"
+    """Its .well-known is broken, and nothing answers where it would be without one."""
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    TOO_LARGE = "too_large"
+    PROTOCOL = "protocol"
 
 
 class RequestFailed(Exception):
-    """There was no answer; the message names the cause."""
+    """There was no answer; the message says why."""
+
+    def __init__(self, message: str, cause: Cause = Cause.PROTOCOL) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
     body: bytes
+    headers: Mapping[str, str] | None = None
+    """By name in lower case; the first of each."""
 
 
 class HttpClient(Protocol):
@@ -33,45 +98,250 @@ class HttpClient(Protocol):
     ) -> Answer: ...
 
 
-class OutboundHttp:
-    def __init__(self, reactor: Any) -> None:
-        pool = HTTPConnectionPool(reactor, persistent=True)
-        self._agent = Agent(reactor, connectTimeout=10, pool=pool)
+class Exchanges:
+    """Requests over kept connections, to wherever `endpoint_for` leads."""
+
+    def __init__(self, reactor: Any, endpoint_for: Callable[[URI], IStreamClientEndpoint]) -> None:
+        pool = _Pool(reactor, persistent=True)  # type: ignore[no-untyped-call]  # no types there
+        pool.maxPersistentPerHost = _MAX_IDLE_PER_HOST
+        pool.cachedConnectionTimeout = _IDLE_SECONDS
         self._reactor = reactor
+        self._held = _HeldBytes()
+        self._agent = Agent.usingEndpointFactory(reactor, _EndpointFactory(endpoint_for), pool)
+
+    async def perform(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        timeout_seconds: float,
+        max_bytes: int,
+    ) -> Answer:
+        """Raises RequestFailed; a cancelled call stays cancelled, so that the server can stop."""
+        performing = Deferred.fromCoroutine(self._perform(method, url, headers, body, max_bytes))
+        performing.addTimeout(timeout_seconds, self._reactor)
+        try:
+            return await performing
+        except ConnectTimeout as error:
+            raise RequestFailed("the address does not answer", Cause.TIMEOUT) from error
+        except TimedOut as error:
+            message = f"no answer in {timeout_seconds:g} s"
+            raise RequestFailed(message, Cause.TIMEOUT) from error
+        except DNSLookupError as error:
+            raise RequestFailed(str(error), Cause.DNS) from error
+        except ConnectError as error:
+            raise RequestFailed(str(error), Cause.CONNECT) from error
+        except (
+            ResponseFailed,
+            RequestTransmissionFailed,
+            ConnectionAborted,
+            ConnectionDone,
+            ConnectionLost,
+        ) as error:
+            raise _explain(error) from error
+        except (SSL.Error, VerificationError) as error:
+            raise RequestFailed(_tls_message(error), Cause.TLS) from error
+        except (SchemeNotSupported, LookupError, OverflowError, ValueError) as error:
+            # A URL, host name or port that there cannot be.
+            raise RequestFailed(f"it cannot be asked: {error}"[:500]) from error
+
+    async def _perform(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, max_bytes: int
+    ) -> Answer:
+        def begin() -> Deferred[Any]:
+            producer = None if body is None else FileBodyProducer(io.BytesIO(body))
+            named = Headers({name: [value] for name, value in headers.items()})
+            asked: Deferred[Any] = self._agent.request(
+                method.encode(), url.encode(), named, producer
+            )
+            return asked
+
+        try:
+            response = await begin()
+        except ResponseNeverReceived as error:
+            # The other side closed a kept connection just as it was taken: once more.
+            if body is None or not all(r.check(ConnectionDone) for r in error.reasons):
+                raise
+            response = await begin()
+        collector = _Collector(max_bytes, self._held)
+        response.deliverBody(collector)
+        found = await collector.answer
+        return Answer(
+            int(response.code),
+            found,
+            {
+                name.decode("latin-1").lower(): values[0].decode("latin-1")
+                for name, values in response.headers.getAllRawHeaders()
+            },
+        )
+
+
+class OutboundHttp:
+    """Requests to URLs."""
+
+    def __init__(self, reactor: Any, connections: Connections) -> None:
+        self._reactor = reactor
+        self._exchanges = Exchanges(reactor, lambda uri: _endpoint_of(connections, uri))
 
     async def request(
         self, method: str, url: str, *, token: str, body: bytes, timeout_seconds: float
     ) -> Answer:
-        """Raises RequestFailed; a cancelled call stays cancelled, so that the server can stop."""
-        client = treq.client.HTTPClient(self._agent)
-        received: list[bytes] = []
-        size = 0
-        headers = Headers(
-            {"Authorization": [f"Bearer {token}"], "Content-Type": ["application/json"]}
+        """Raises RequestFailed."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        return await self._exchanges.perform(
+            method,
+            url,
+            headers,
+            body,
+            timeout_seconds=timeout_seconds,
+            max_bytes=MAX_ANSWER_BYTES,
         )
 
-        async def perform() -> int:
-            response = await client.request(
-                method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
+    async def get(self, url: str, *, timeout_seconds: float, max_bytes: int) -> Answer:
+        """Follow redirects, from https only to https. Raises RequestFailed.
+
+        timeout_seconds  for all of it
+        """
+        until = self._reactor.seconds() + timeout_seconds
+        for _ in range(_MAX_REDIRECTS + 1):
+            left = max(0.0, until - self._reactor.seconds())
+            answer = await self._exchanges.perform(
+                "GET", url, {}, None, timeout_seconds=left, max_bytes=max_bytes
             )
+            if answer.status not in _REDIRECTS:
+                return answer
+            try:
+                target = urljoin(url, (answer.headers or {}).get("location", ""))
+            except ValueError as error:
+                raise RequestFailed("redirected to what is no URL") from error
+            if not target.startswith("https://" if url.startswith("https://") else "http"):
+                raise RequestFailed(f"redirected to {target[:200]}, which is not followed")
+            url = target
+        raise RequestFailed(f"more than {_MAX_REDIRECTS} redirects")
 
-            def collect(chunk: bytes) -> None:
-                nonlocal size
-                size += len(chunk)
-                if size <= _MAX_ANSWER_BYTES:
-                    received.append(chunk)
 
-            await treq.collect(response, collect)
-            return int(response.code)
+def _endpoint_of(connections: Connections, uri: URI) -> IStreamClientEndpoint:
+    host = uri.host.decode("ascii").strip("[]")
+    if uri.scheme == b"https":
+        return connections.endpoint([Place(host, uri.port)], host)
+    if uri.scheme == b"http":
+        return connections.endpoint([Place(host, uri.port)], None)
+    raise SchemeNotSupported(f"no {uri.scheme!r} requests are made")
 
-        try:
-            performing = Deferred.fromCoroutine(perform())
-            performing.addTimeout(timeout_seconds, self._reactor)
-            status = await performing
-        except (ConnectError, ConnectionDone, ConnectionLost, DNSLookupError) as error:
-            raise RequestFailed(str(error)) from error
-        except (ConnectTimeout, TimedOut) as error:
-            raise RequestFailed(f"no answer in {timeout_seconds:g} s") from error
-        except (ResponseFailed, ResponseNeverReceived, SchemeNotSupported) as error:
-            raise RequestFailed(type(error).__name__) from error
-        return Answer(status, b"".join(received))
+
+@implementer(IAgentEndpointFactory)
+class _EndpointFactory:
+    def __init__(self, endpoint_for: Callable[[URI], IStreamClientEndpoint]) -> None:
+        self.endpointForURI = endpoint_for
+
+
+class _Connection(HTTP11ClientProtocol):
+    """Bounds the head of an answer, which Twisted reads to its end, be it ever so long."""
+
+    transport: Any
+    _head_bytes = 0
+
+    def request(self, request: Any) -> Deferred[Any]:
+        self._head_bytes = 0
+        return super().request(request)
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted has no types here
+        if self._parser is None or self._parser.state not in (STATUS, HEADER):
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            too_large = RequestFailed("the answer's head is too large", Cause.TOO_LARGE)
+            self._giveUp(Failure(too_large))
+
+    def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        """Close without the other side's consent: over TLS it could go on sending for ever."""
+        self.transport.abortConnection()
+        self._disconnectParser(reason)  # type: ignore[no-untyped-call]  # Twisted has no types here
+
+
+class _ConnectionFactory(_HTTP11ClientFactory):
+    def buildProtocol(self, addr: object) -> _Connection:  # noqa: N802 - Twisted's name
+        del addr
+        return _Connection(self._quiescentCallback)  # type: ignore[no-untyped-call]  # as above
+
+
+class _Pool(HTTPConnectionPool):
+    _factory = _ConnectionFactory
+
+    def _removeConnection(self, key: object, connection: _Connection) -> None:  # noqa: N802 - Twisted's name
+        connection.transport.abortConnection()
+        super()._removeConnection(key, connection)  # type: ignore[no-untyped-call]  # as above
+
+
+@dataclass(slots=True)
+class _HeldBytes:
+    count: int = 0
+
+
+class _Collector(TwistedProtocol):
+    def __init__(self, max_bytes: int, held: _HeldBytes) -> None:
+        self.answer: Deferred[bytes] = Deferred(self._cancel)
+        self._max_bytes = max_bytes
+        self._held = held
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        if self.answer.called:
+            return
+        self._size += len(data)
+        self._held.count += len(data)
+        self._chunks.append(data)
+        if self._size > self._max_bytes:
+            self._fail(f"the answer is larger than {self._max_bytes} bytes")
+        elif self._held.count > _MAX_HELD_BYTES and self._size > MAX_ANSWER_BYTES:
+            self._fail("too many large answers are being read")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        if self.answer.called:
+            return
+        self._let_go()
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.answer.callback(b"".join(self._chunks))
+        else:
+            self.answer.errback(reason)
+
+    def _cancel(self, _: object) -> None:
+        self._let_go()
+        self._cut()
+
+    def _fail(self, message: str) -> None:
+        self._let_go()
+        self.answer.errback(RequestFailed(message, Cause.TOO_LARGE))
+        self._cut()
+
+    def _let_go(self) -> None:
+        self._held.count -= self._size
+        self._size = 0
+
+    def _cut(self) -> None:
+        self._chunks = []
+        connection = getattr(self.transport, "_producer", None)  # the proxy cannot do it
+        if connection is not None:
+            connection.abortConnection()
+
+
+def _explain(error: Exception) -> RequestFailed:
+    """Name the innermost cause: a bad certificate looks like a lost connection from outside."""
+    for reason in getattr(error, "reasons", ()):
+        if reason.check(SSL.Error, VerificationError):
+            return RequestFailed(_tls_message(reason.value), Cause.TLS)
+        if isinstance(reason.value, RequestFailed):
+            return reason.value
+    return RequestFailed("the connection was closed before there was a whole answer", Cause.CONNECT)
+
+
+def _tls_message(error: BaseException) -> str:
+    if isinstance(error, VerificationError):
+        return "the certificate is not for this server's name"
+    details = error.args[0] if error.args else ()
+    reasons = [str(entry[-1]) for entry in details if isinstance(entry, tuple) and entry]
+    return "TLS failed: " + (", ".join(reasons) or "the connection was closed")

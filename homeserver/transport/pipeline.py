@@ -13,22 +13,19 @@ import contextvars
 import inspect
 import itertools
 import logging
-import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Any
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
+from prometheus_client import Counter, Histogram
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.python.failure import Failure
-from twisted.web.http import Request as HttpRequest
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from homeserver import logs
 from homeserver.clock import Clock
 from homeserver.core.errors import JsonInvalid
+from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonValue
 from homeserver.errors import (
     BadJSON,
@@ -40,7 +37,6 @@ from homeserver.errors import (
     MissingToken,
     NotJSON,
     ServiceUnavailable,
-    TooLarge,
     UnknownToken,
     Unrecognized,
 )
@@ -57,111 +53,37 @@ from homeserver.transport.endpoint import (
     Route,
     Router,
 )
+from homeserver.transport.http_parser import HttpRequest
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("homeserver.access")
 
-_CORS = (
-    (b"Access-Control-Allow-Origin", b"*"),
-    (b"Access-Control-Allow-Methods", b"GET, POST, PUT, DELETE, PATCH, OPTIONS"),
-    (b"Access-Control-Allow-Headers", b"X-Requested-With, Content-Type, Authorization"),
-)
-_JSON = b"application/json"
+_JSON = "application/json"
+_SOON = {"Retry-After": "2"}
+_MAX_QUERY_FIELDS = 100
 _MAX_JSON_DEPTH = 200
 """orjson writes 254 levels; what is stored gets some around it."""
 
 Authenticate = Callable[[str, Mapping[str, str]], Awaitable[Requester]]
 """From an access token and the query parameters (appservices name a user there) to the requester.
 Raises UnknownToken or Forbidden."""
+AuthenticateServer = Callable[[str, str, str | None, bytes], Awaitable[ServerName]]
+"""From method, target, Authorization header and body to the server that signed them. Raises
+Unauthorized, Forbidden for a server that is not talked with, LimitExceeded."""
+CheckAdmin = Callable[[str], Awaitable[None]]
+"""Raises UnknownToken or Forbidden unless the token is an administrator's."""
 CountRequest = Callable[[Route, Requester | None, str], None]
 """Raises LimitExceeded when this requester (or this address) has asked too much."""
 
 
-class BoundedRequest(Request):
-    """Refuses a body over `site.max_body_bytes` before it is buffered.
-
-    Invariant: the connection is closed after such a refusal, as the rest of the body is unread.
-    """
-
-    _is_refused = False
-    _content_types: Sequence[bytes] = ()
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:  # noqa: N802 - Twisted's name
-        if self._is_refused:
-            return
-        # Twisted would parse forms of any size, and answer broken ones itself: hide what it is.
-        self._content_types = self.requestHeaders.getRawHeaders(b"content-type") or ()
-        self.requestHeaders.removeHeader(b"content-type")
-        super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]  # Twisted has no types here
-
-    def process(self) -> None:
-        if self._content_types:
-            self.requestHeaders.setRawHeaders(b"content-type", self._content_types)
-        super().process()  # type: ignore[no-untyped-call]  # Twisted has no types here
-
-    def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
-        limit = self._limit()
-        if length is not None and length > limit:
-            self._refuse(limit)
-            return
-        super().gotLength(length)  # type: ignore[no-untyped-call]  # Twisted has no types here
-
-    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
-        if self._is_refused:
-            return
-        limit = self._limit()
-        received = self.content.tell() if self.content is not None else 0
-        if received + len(data) > limit:
-            self._refuse(limit)
-            return
-        super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # Twisted has no types here
-
-    def _limit(self) -> int:
-        # `self.site` is set only when the whole request has been received.
-        return int(typing.cast("Any", self.channel).site.max_body_bytes)
-
-    def _refuse(self, limit: int) -> None:
-        self._is_refused = True
-        if self.content is not None:
-            self.content.close()
-        body = orjson.dumps(TooLarge(f"The body is larger than {limit} bytes").body())
-        channel = self.channel
-        if channel is None:
-            return
-        channel.writeHeaders(
-            b"HTTP/1.1",
-            b"413",
-            b"Payload Too Large",
-            [
-                (b"Content-Type", _JSON),
-                (b"Content-Length", b"%d" % len(body)),
-                (b"Connection", b"close"),
-                *_CORS,
-            ],
-        )
-        channel.write(body)
-        channel.loseConnection()
-
-
-class BoundedSite(Site):
-    requestFactory = BoundedRequest  # noqa: N815 - Twisted's name
-
-    def __init__(self, resource: Resource, *, max_body_bytes: int, timeout_seconds: int) -> None:
-        super().__init__(resource, timeout=timeout_seconds)  # type: ignore[no-untyped-call]  # Twisted has no types here
-        self.max_body_bytes = max_body_bytes
-
-    def log(self, request: HttpRequest) -> None:
-        """Do nothing: the pipeline writes the access log, without secrets."""
-
-
-class Pipeline(Resource):
-    isLeaf = True  # noqa: N815 - Twisted's name
-
+class Pipeline:
     def __init__(
         self,
         router: Router,
         *,
         authenticate: Authenticate,
+        authenticate_server: AuthenticateServer,
+        check_admin: CheckAdmin,
         count_request: CountRequest,
         clock: Clock,
         randomness: Randomness,
@@ -170,97 +92,95 @@ class Pipeline(Resource):
     ) -> None:
         """`token_in_query`: whether `?access_token=` is as good as the header."""
         self._token_in_query = token_in_query
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted has no types here
         self._router = router
         self._authenticate = authenticate
+        self._authenticate_server = authenticate_server
+        self._check_admin = check_admin
         self._count_request = count_request
         self._clock = clock
         self._process_id = randomness.token(6)
         self._request_numbers = itertools.count(1)
         self._trust_forwarded = trust_forwarded
+        self._under_way = 0
+        self._drained: Deferred[None] | None = None
 
-    def render(self, request: HttpRequest) -> int:
-        context = contextvars.copy_context()
-        context.run(self._start, request)
-        return NOT_DONE_YET
+    def drain(self) -> Deferred[None]:
+        """Refuse requests from now on. Fires when none is under way; the caller may give up."""
+        self._drained = Deferred()
+        if not self._under_way:
+            self._drained.callback(None)
+        return self._drained
 
-    def _start(self, request: HttpRequest) -> None:
+    def answer(self, request: HttpRequest) -> Deferred[Response]:
+        """Never fails but by being cancelled."""
+        return contextvars.copy_context().run(self._start, request)
+
+    def _start(self, request: HttpRequest) -> Deferred[Response]:
         logs.request_id.set(f"{self._process_id}-{next(self._request_numbers)}")
-        running = Deferred.fromCoroutine(self._run(request))
-        if request.method == b"GET":
-            # Only what reads is cut short when the client hangs up; what was begun is finished.
-            request.notifyFinish().addErrback(lambda _: running.cancel())
-        else:
-            request.notifyFinish().addErrback(lambda _: None)
+        return Deferred.fromCoroutine(self._answer(request))
 
-        def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError, ConnectionDone, ConnectionLost):
-                logger.error("Pipeline failed", exc_info=failure.value)
+    async def _answer(self, request: HttpRequest) -> Response:
+        self._under_way += 1
+        try:
+            return await self._find_answer(request)
+        finally:
+            self._under_way -= 1
+            if self._drained is not None and not self._under_way and not self._drained.called:
+                self._drained.callback(None)
 
-        running.addErrback(failed)
-
-    async def _run(self, request: HttpRequest) -> None:
+    async def _find_answer(self, request: HttpRequest) -> Response:
         started = self._clock.monotonic()
         operation = "unknown"
-        headers: Mapping[str, str] = {}
-        content_type = _JSON
         try:
-            route, values = self._match(request)
+            path, _, raw_query = request.target.partition(b"?")
+            route, values = self._match(request.method, path.decode("latin-1"))
             if route is None:
-                status, body = 204, b""
+                response = Response(b"", _JSON, 204)
             else:
                 operation = route.declaration.operation_id
-                result = await self._call(route, values, request)
+                result = await self._call(route, values, _parse_query(raw_query), request)
                 if type(result) is RawJSON:
-                    status, body = result.status, result.body
+                    response = Response(result.body, _JSON, result.status)
                 elif type(result) is Response:
-                    status, body, headers = result.status, result.body, result.headers
-                    content_type = result.content_type.encode()
+                    response = result
                 else:
-                    status, body = 200, orjson.dumps(result)
+                    response = Response(orjson.dumps(result), _JSON)
         except MatrixError as error:
-            status, body = error.status, orjson.dumps(error.body())
+            headers = {}
             if isinstance(error, (LimitExceeded, ServiceUnavailable)):
                 headers = {"Retry-After": str(-(-error.retry_after_ms // 1000))}
-        except DatabaseUnavailable:
-            logger.exception("Database unavailable")
-            status, headers = 503, {"Retry-After": "2"}
-            body = orjson.dumps(
-                {"errcode": "M_UNKNOWN", "error": "The database does not answer; try again soon"}
-            )
+            response = Response(orjson.dumps(error.body()), _JSON, error.status, headers)
+        except DatabaseUnavailable as error:  # the pool has logged it
+            response = _failure(503, error.told, _SOON)
         except CancelledError:
             RESPONSES.labels(operation, "cancelled").inc()
-            return
+            raise
         except Exception:
             logger.exception("Request failed operation=%s", operation)
-            status = 500
-            body = orjson.dumps(
-                {
-                    "errcode": "M_UNKNOWN",
-                    "error": f"Internal server error; request id {logs.request_id.get()}",
-                }
+            response = _failure(
+                500, f"Internal server error; request id {logs.request_id.get()}", {}
             )
-        self._answer(request, status, body, content_type, headers)
         seconds = self._clock.monotonic() - started
-        REQUEST_SECONDS.labels(operation).observe(seconds)
-        RESPONSES.labels(operation, str(status)).inc()
+        _seconds_of(operation).observe(seconds)
+        _count_of(operation, response.status).inc()
         if access_logger.isEnabledFor(logging.INFO):
             access_logger.info(
                 "Answered method=%s operation=%s status=%d bytes=%d seconds=%.4f",
-                request.method.decode("ascii", "replace"),
+                request.method,
                 operation,
-                status,
-                len(body),
+                response.status,
+                response.length,
                 seconds,
             )
+        return response
 
-    def _match(self, request: HttpRequest) -> tuple[Route | None, list[str]]:
-        path = request.path.decode("latin-1")
+    def _match(self, method: str, path: str) -> tuple[Route | None, list[str]]:
+        if self._drained is not None:
+            raise ServiceUnavailable("The server is stopping", retry_after_ms=2000)
         found = self._router.match(path)
         if found is None:
             raise Unrecognized("Unrecognized request path")
         by_method, values = found
-        method = request.method.decode("latin-1")
         if method == "OPTIONS":
             return None, values
         route = by_method.get("GET" if method == "HEAD" else method)
@@ -268,10 +188,10 @@ class Pipeline(Resource):
             raise Unrecognized(f"{method} is not possible here", status=405)
         return route, values
 
-    async def _call(self, route: Route, values: list[str], request: HttpRequest) -> Any:
-        query = _query(request)
-        declaration = route.declaration
-        requester = await self._find_requester(declaration.auth, request, query)
+    async def _call(
+        self, route: Route, values: list[str], query: Mapping[str, list[str]], request: HttpRequest
+    ) -> Any:
+        requester = await self._find_requester(route.declaration.auth, request, query)
         client_ip = self._client_ip(request)
         self._count_request(route, requester, client_ip)
         arguments: dict[str, Any] = {}
@@ -287,31 +207,40 @@ class Pipeline(Resource):
                     arguments[parameter.name] = _decode_parameter(parameter, given[0])
             elif parameter.default is inspect.Parameter.empty:
                 raise MissingParam(f"Missing query parameter {parameter.wire}")
-        body = typing.cast("Any", request.content)
-        raw = body.read() if route.body_kind is not None or route.wants_request else b""
         if route.body_kind is not None:
-            arguments["body"] = _decode_body(route.body_kind, raw)
+            arguments["body"] = _decode_body(route.body_kind, request.body)
         if route.wants_requester:
             arguments["requester"] = requester
+        if route.wants_origin:
+            arguments["origin"] = await self._authenticate_server(
+                request.method,
+                request.target.decode("ascii"),
+                request.header(b"authorization"),
+                request.body,
+            )
         if route.wants_request:
             arguments["request"] = RequestInfo(
                 client_ip=client_ip,
-                user_agent=request.getHeader("user-agent") or "",
+                user_agent=request.header(b"user-agent") or "",
                 base_url=self._base_url(request),
-                body_bytes=raw,
+                body_bytes=request.body,
+                content_type=request.header(b"content-type"),
             )
         return await route.call(**arguments)
 
     async def _find_requester(
         self, auth: Auth, request: HttpRequest, query: Mapping[str, list[str]]
     ) -> Requester | None:
-        if auth is Auth.NONE:
+        if auth is Auth.NONE or auth is Auth.FEDERATION:
             return None
         token = _access_token(request, query if self._token_in_query else {})
         if token is None:
             if auth is Auth.OPTIONAL:
                 return None
             raise MissingToken("Missing access token")
+        if auth is Auth.ADMIN:
+            await self._check_admin(token)
+            return None
         try:
             return await self._authenticate(token, {k: v[0] for k, v in query.items()})
         except UnknownToken:
@@ -322,39 +251,32 @@ class Pipeline(Resource):
 
     def _client_ip(self, request: HttpRequest) -> str:
         if self._trust_forwarded:
-            forwarded = request.getHeader("x-forwarded-for")
+            forwarded = request.header(b"x-forwarded-for")
             if forwarded:
                 return forwarded.rsplit(",", 1)[-1].strip()
-        return str(getattr(request.getClientAddress(), "host", "unknown"))
+        return request.client_host
 
     def _base_url(self, request: HttpRequest) -> str:
-        host = request.getHeader("host") or "localhost"
-        scheme = "https" if request.isSecure() else "http"
+        host = request.header(b"host") or "localhost"
+        scheme = "https" if request.is_secure else "http"
         if self._trust_forwarded:
-            scheme = request.getHeader("x-forwarded-proto") or scheme
+            scheme = request.header(b"x-forwarded-proto") or scheme
         return f"{scheme}://{host}"
 
-    def _answer(
-        self,
-        request: HttpRequest,
-        status: int,
-        body: bytes,
-        content_type: bytes,
-        headers: Mapping[str, str],
-    ) -> None:
-        if request.finished or request._disconnected:  # noqa: SLF001 - no public name for it
-            return
-        request.setResponseCode(status)
-        response_headers = request.responseHeaders
-        for name, value in _CORS:
-            response_headers.setRawHeaders(name, [value])
-        response_headers.setRawHeaders(b"Content-Type", [content_type])
-        response_headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        for header, text in headers.items():
-            response_headers.setRawHeaders(header, [text])
-        if request.method != b"HEAD":
-            request.write(body)
-        request.finish()
+
+@cache
+def _seconds_of(operation: str) -> Histogram:
+    return REQUEST_SECONDS.labels(operation)
+
+
+@cache
+def _count_of(operation: str, status: int) -> Counter:
+    return RESPONSES.labels(operation, str(status))
+
+
+def _failure(status: int, message: str, headers: Mapping[str, str]) -> Response:
+    body = orjson.dumps({"errcode": "M_UNKNOWN", "error": message})
+    return Response(body, _JSON, status, headers)
 
 
 def _unquote(raw: str) -> str:
@@ -367,20 +289,31 @@ def _unquote(raw: str) -> str:
     return text
 
 
-def _query(request: HttpRequest) -> dict[str, list[str]]:
-    _, _, raw = request.uri.partition(b"?")
+def _parse_query(raw: bytes) -> dict[str, list[str]]:
+    query: dict[str, list[str]] = {}
     if not raw:
-        return {}
+        return query
     try:
-        return parse_qs(
-            raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100
-        )
-    except ValueError as error:  # UnicodeDecodeError is one
+        fields = raw.decode("ascii").split("&", _MAX_QUERY_FIELDS)
+        if len(fields) > _MAX_QUERY_FIELDS:
+            raise InvalidParam("The query has too many parameters")
+        for each in fields:
+            name, _, value = each.partition("=")
+            if "%" in each or "+" in each:
+                name, value = _unquote_plus(name), _unquote_plus(value)
+            if each:
+                query.setdefault(name, []).append(value)
+    except UnicodeDecodeError as error:
         raise InvalidParam("The query string is malformed") from error
+    return query
+
+
+def _unquote_plus(raw: str) -> str:
+    return unquote(raw.replace("+", " "), errors="strict")
 
 
 def _access_token(request: HttpRequest, query: Mapping[str, list[str]]) -> str | None:
-    header = request.getHeader("authorization")
+    header = request.header(b"authorization")
     if header is not None:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer" or not token:

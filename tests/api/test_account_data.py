@@ -53,8 +53,8 @@ def test_account_data_survives_a_restart(homeserver: Homeserver) -> None:
     assert alice.get(data_path(alice, "org.test")).json == {"a": 1}
 
 
-def test_data_of_a_room_and_global_data_are_apart(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_data_of_a_room_and_global_data_are_apart(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
 
     alice.put(data_path(alice, "org.test", ROOM), {"of": "room"})
 
@@ -118,8 +118,8 @@ def test_names_the_database_cannot_hold_are_refused(homeserver: Homeserver) -> N
     assert alice.put(tags_path(alice, ROOM, "ä" * 128), {}).errcode == "M_INVALID_PARAM"
 
 
-def test_first_sync_has_all_account_data(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_first_sync_has_all_account_data(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     room_id = alice.create_room()
     alice.put(data_path(alice, "org.test"), {"a": 1})
     alice.put(data_path(alice, "org.test", room_id), {"b": 2})
@@ -131,8 +131,8 @@ def test_first_sync_has_all_account_data(homeserver: Homeserver) -> None:
     assert events_of(synced["rooms"]["join"][room_id]) == {"org.test": {"b": 2}}
 
 
-def test_later_sync_has_only_what_changed(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_later_sync_has_only_what_changed(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     room_id = alice.create_room()
     alice.put(data_path(alice, "org.old"), {"a": 1})
     since = alice.sync()["next_batch"]
@@ -211,8 +211,8 @@ def test_tags_are_set_listed_and_deleted(homeserver: Homeserver) -> None:
     assert alice.get(data_path(alice, "m.tag", ROOM)).json == {"tags": {"u.Work & play": {}}}
 
 
-def test_a_room_without_tags_has_an_empty_list_of_them(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_a_room_without_tags_has_an_empty_list_of_them(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
 
     assert alice.get(tags_path(alice, ROOM)).json == {"tags": {}}
     assert alice.request("DELETE", tags_path(alice, ROOM, "m.favourite")).status == 200
@@ -244,8 +244,8 @@ def test_tags_are_only_for_their_own_user(homeserver: Homeserver) -> None:
     assert bob.request("DELETE", tags_path(alice, ROOM, "u.a")).errcode == "M_FORBIDDEN"
 
 
-def test_tags_are_synced_as_account_data_of_the_room(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_tags_are_synced_as_account_data_of_the_room(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     room_id = alice.create_room()
     since = alice.sync()["next_batch"]
 

@@ -76,6 +76,20 @@ def test_every_operation_that_returns_events_tells_of_children(alice: User, room
     assert bundle_in(event_in(limited["events"], parent)) == expected
 
 
+def test_the_first_relation_of_a_room_is_told_though_it_was_read_before(
+    alice: User, room_id: str
+) -> None:
+    parent = alice.send(room_id, "parent")
+    path = f"/rooms/{quote(room_id)}/messages"
+    before = alice.get(path, dir="b", limit=50).json["chunk"]
+
+    child = related(alice, room_id, parent, "m.reference")
+
+    after = alice.get(path, dir="b", limit=50).json["chunk"]
+    assert "m.relations" not in event_in(before, parent).get("unsigned", {})
+    assert bundle_in(event_in(after, parent)) == {"m.reference": {"chunk": [{"event_id": child}]}}
+
+
 def test_a_sync_without_a_gap_tells_children_as_events_alone(alice: User, room_id: str) -> None:
     since = alice.sync()["next_batch"]
     parent = alice.send(room_id, "parent")

@@ -26,14 +26,19 @@ REGISTRATION = Registration(
 GHOST = "@_irc_ann:hs.test"
 
 
-def start(database: InlineDatabase, registration: Registration = REGISTRATION) -> Homeserver:
+def start(
+    database: InlineDatabase,
+    registration: Registration = REGISTRATION,
+    room_version: str = DEFAULT_CONFIG.server.default_room_version,
+) -> Homeserver:
     service = Appservice(registration, ServerName("hs.test"))
-    return Homeserver(database, DEFAULT_CONFIG, [service])
+    server = dataclasses.replace(DEFAULT_CONFIG.server, default_room_version=room_version)
+    return Homeserver(database, dataclasses.replace(DEFAULT_CONFIG, server=server), [service])
 
 
-@pytest.fixture
-def bridged(database: InlineDatabase) -> Any:
-    homeserver = start(database)
+@pytest.fixture(params=["11", "12"])
+def bridged(request: pytest.FixtureRequest, database: InlineDatabase) -> Any:
+    homeserver = start(database, room_version=request.param)
     yield homeserver
     homeserver.stop()
 

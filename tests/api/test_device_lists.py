@@ -22,16 +22,6 @@ from tests.homeserver import Homeserver, User
 
 
 @pytest.fixture
-def alice(homeserver: Homeserver) -> User:
-    return homeserver.register("alice")
-
-
-@pytest.fixture
-def bob(homeserver: Homeserver) -> User:
-    return homeserver.register("bob")
-
-
-@pytest.fixture
 def room(alice: User, bob: User) -> str:
     """A room that both are in."""
     room_id = alice.create_room(preset="public_chat")
@@ -63,9 +53,9 @@ CHANGES: dict[str, Callable[[User], object]] = {
 @pytest.mark.usefixtures("room")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_change_is_told_to_those_who_share_a_room_and_to_the_user(
-    homeserver: Homeserver, alice: User, bob: User, change: Callable[[User], object]
+    both_versions: Homeserver, alice: User, bob: User, change: Callable[[User], object]
 ) -> None:
-    carol = homeserver.register("carol")
+    carol = both_versions.register("carol")
     since = {user: user.sync()["next_batch"] for user in (alice, bob, carol)}
 
     change(alice)
@@ -104,7 +94,7 @@ def test_self_signature_on_a_device_is_told(alice: User, bob: User) -> None:
 
 @pytest.mark.usefixtures("room")
 def test_signature_on_another_user_is_told_to_its_maker_alone(
-    homeserver: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     hers, his = upload_cross_signing(alice), upload_cross_signing(bob)
     hers_since, his_since = (user.sync()["next_batch"] for user in (alice, bob))
@@ -114,8 +104,8 @@ def test_signature_on_another_user_is_told_to_its_maker_alone(
 
     assert changed(alice.sync(hers_since)) == [bob.user_id]
     assert changed(bob.sync(his_since)) == []
-    homeserver = homeserver.restart()
-    alice = User(homeserver, alice.user_id, alice.token, alice.device_id)
+    both_versions = both_versions.restart()
+    alice = User(both_versions, alice.user_id, alice.token, alice.device_id)
     assert changed(alice.sync(hers_since)) == [bob.user_id]
 
 
@@ -159,14 +149,14 @@ def test_renamed_device_with_keys_is_told(alice: User, bob: User) -> None:
 
 @pytest.mark.usefixtures("room")
 def test_attack_12_changes_during_an_outage_are_told_after_it(
-    homeserver: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     since = bob.sync()["next_batch"]
     upload_device_keys(alice)
-    homeserver.advance(24 * 3600)
+    both_versions.advance(24 * 3600)
 
-    homeserver = homeserver.restart()
-    bob = User(homeserver, bob.user_id, bob.token, bob.device_id)
+    both_versions = both_versions.restart()
+    bob = User(both_versions, bob.user_id, bob.token, bob.device_id)
 
     synced = bob.sync(since)
     assert changed(synced) == [alice.user_id]
@@ -175,7 +165,7 @@ def test_attack_12_changes_during_an_outage_are_told_after_it(
 
 @pytest.mark.usefixtures("room")
 def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
-    homeserver: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     failed_after_deletion = []
     for statement in range(1, 12):
@@ -183,13 +173,13 @@ def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
         upload_device_keys(other)
         since = bob.sync()["next_batch"]
 
-        homeserver.database.fail_at = statement
+        both_versions.database.fail_at = statement
         reply = other.post("/logout", {})
-        homeserver.database.fail_at = None
+        both_versions.database.fail_at = None
 
-        homeserver = homeserver.restart()
-        alice = User(homeserver, alice.user_id, alice.token, alice.device_id)
-        bob = User(homeserver, bob.user_id, bob.token, bob.device_id)
+        both_versions = both_versions.restart()
+        alice = User(both_versions, alice.user_id, alice.token, alice.device_id)
+        bob = User(both_versions, bob.user_id, bob.token, bob.device_id)
         devices = query(bob, alice.user_id)["device_keys"][alice.user_id]
         is_deleted = other.device_id not in devices
         assert changed(bob.sync(since)) == ([alice.user_id] if is_deleted else [])
@@ -199,15 +189,15 @@ def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
 
 @pytest.mark.usefixtures("room")
 def test_usual_sync_reads_no_changes_from_the_database(
-    homeserver: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     since = bob.sync()["next_batch"]
     upload_device_keys(alice)
-    homeserver.database.statements.clear()
+    both_versions.database.statements.clear()
 
     assert changed(bob.sync(since)) == [alice.user_id]
 
-    assert not [sql for sql in homeserver.database.statements if "device_list" in sql]
+    assert not [sql for sql in both_versions.database.statements if "device_list" in sql]
 
 
 @pytest.mark.usefixtures("room")
@@ -224,9 +214,9 @@ def test_key_changes_between_two_tokens(alice: User, bob: User) -> None:
 
 
 def test_key_changes_name_those_who_joined_and_left(
-    homeserver: Homeserver, alice: User, bob: User, room: str
+    both_versions: Homeserver, alice: User, bob: User, room: str
 ) -> None:
-    carol = homeserver.register("carol")
+    carol = both_versions.register("carol")
     start = alice.sync()["next_batch"]
     carol.join(room)
     met = alice.sync()["next_batch"]
@@ -265,8 +255,10 @@ def test_key_changes_need_tokens_of_this_server(alice: User) -> None:
     assert alice.get("/keys/changes", to=token).errcode == "M_MISSING_PARAM"
 
 
-def test_sync_tells_who_joined_and_who_left(homeserver: Homeserver, alice: User, room: str) -> None:
-    carol = homeserver.register("carol")
+def test_sync_tells_who_joined_and_who_left(
+    both_versions: Homeserver, alice: User, room: str
+) -> None:
+    carol = both_versions.register("carol")
     start = alice.sync()["next_batch"]
 
     carol.join(room)

@@ -74,15 +74,15 @@ def test_of_too_many_filters_the_oldest_go(homeserver: Homeserver) -> None:
     assert bob.get(filter_path(bob, of_bob)).status == 200
 
 
-def test_sync_takes_the_id_of_a_filter_also_after_a_restart(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_sync_takes_the_id_of_a_filter_also_after_a_restart(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     room_id = alice.create_room()
     for n in range(5):
         alice.send(room_id, str(n))
     filter_id = define(alice, {"room": {"timeline": {"limit": 2}}})
 
     before = alice.sync(filter=filter_id)
-    alice.homeserver = homeserver.restart()
+    alice.homeserver = both_versions.restart()
     after = alice.sync(filter=filter_id)
 
     for synced in (before, after):
@@ -103,8 +103,8 @@ def test_a_filter_is_read_from_the_database_once(homeserver: Homeserver) -> None
     assert not [s for s in restarted.database.statements if "filters" in s]
 
 
-def test_sync_takes_a_filter_written_out(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_sync_takes_a_filter_written_out(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     alice.create_room()
 
     synced = alice.sync(filter=json.dumps({"room": {"rooms": []}}))

@@ -5,14 +5,14 @@ from typing import Any
 
 import orjson
 import pytest
-from twisted.internet.address import IPv4Address
-from twisted.internet.testing import StringTransport
 
-from homeserver.transport.pipeline import BoundedSite
+from homeserver.transport.http_server import HttpServer
 from tests.homeserver import Homeserver, User
+from tests.wire import Wire, parse_answer
 
 V3 = "/_matrix/client/v3"
 MAX_BODY = 1000
+TIMEOUT = 60
 
 
 @pytest.mark.parametrize(
@@ -194,25 +194,17 @@ def test_attack_14_a_token_beyond_all_numbers_is_no_error(
     assert {reply.status for reply in replies} <= {200, 400}
 
 
-class Connection:
-    """Bytes in, bytes out: one TCP connection to the real HTTP parser."""
+class Connection(Wire):
+    """One connection to a server that takes small bodies only."""
 
     def __init__(self, homeserver: Homeserver) -> None:
-        site: Any = BoundedSite(homeserver.server.root, max_body_bytes=MAX_BODY, timeout_seconds=60)
-        self._transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 1))
-        channel: Any = site.buildProtocol(None)
-        channel.callLater = homeserver.reactor.callLater
-        channel.makeConnection(self._transport)
-        self._channel = channel
-
-    def send(self, data: bytes) -> bytes:
-        """Return everything answered so far."""
-        self._channel.dataReceived(data)
-        return bytes(self._transport.value())
-
-    @property
-    def is_closing(self) -> bool:
-        return bool(self._transport.disconnecting)
+        server = HttpServer(
+            homeserver.server.root.answer,
+            homeserver.clock,
+            max_body_bytes=MAX_BODY,
+            timeout_seconds=TIMEOUT,
+        )
+        super().__init__(server)
 
 
 def post(alice: User, path: str, content_type: str, body: bytes) -> bytes:
@@ -225,16 +217,9 @@ def post(alice: User, path: str, content_type: str, body: bytes) -> bytes:
 def answers(received: bytes) -> list[tuple[int, Any]]:
     """Split a connection's bytes into (status, JSON)."""
     found = []
-    while received:
-        head, _, rest = received.partition(b"\r\n\r\n")
-        status = int(head.split(b" ")[1])
-        length = next(
-            int(line.split(b":")[1])
-            for line in head.split(b"\r\n")
-            if line.lower().startswith(b"content-length")
-        )
-        found.append((status, json.loads(rest[:length]) if length else None))
-        received = rest[length:]
+    while (answer := parse_answer(received)) is not None:
+        status, _, body, received = answer
+        found.append((status, json.loads(body) if body else None))
     return found
 
 
@@ -255,7 +240,7 @@ def test_attack_13_a_body_that_is_too_large_is_refused_once_and_not_read(
     assert [(status, body["errcode"]) for status, body in answers(received)] == [
         (413, "M_TOO_LARGE")
     ]
-    assert connection.is_closing
+    assert connection.is_closed
 
 
 @pytest.mark.parametrize(

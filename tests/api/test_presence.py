@@ -16,16 +16,6 @@ TIMEOUT_MS = 30_000
 
 
 @pytest.fixture
-def alice(homeserver: Homeserver) -> User:
-    return homeserver.register("alice")
-
-
-@pytest.fixture
-def bob(homeserver: Homeserver) -> User:
-    return homeserver.register("bob")
-
-
-@pytest.fixture
 def room_id(alice: User, bob: User) -> str:
     room_id = alice.create_room(preset="public_chat")
     assert bob.join(room_id).status == 200

@@ -169,8 +169,8 @@ def member_of(alice: User, room_id: str) -> Any:
     return reply.json
 
 
-def test_new_name_and_avatar_reach_every_room_one_is_in(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_new_name_and_avatar_reach_every_room_one_is_in(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     rooms = [alice.create_room(), alice.create_room()]
 
     put(alice, "displayname", "Alice")
@@ -182,8 +182,8 @@ def test_new_name_and_avatar_reach_every_room_one_is_in(homeserver: Homeserver) 
         assert content["avatar_url"] == "mxc://hs.test/abc"
 
 
-def test_deleted_name_goes_from_the_rooms(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_deleted_name_goes_from_the_rooms(both_versions: Homeserver) -> None:
+    alice = both_versions.register("alice")
     room_id = alice.create_room()
     put(alice, "displayname", "Alice")
 
@@ -193,9 +193,9 @@ def test_deleted_name_goes_from_the_rooms(homeserver: Homeserver) -> None:
 
 
 def test_rooms_are_told_one_change_at_a_time_and_the_last_one_surely(
-    homeserver: Homeserver, database: InlineDatabase
+    both_versions: Homeserver, database: InlineDatabase
 ) -> None:
-    alice = homeserver.register("alice")
+    alice = both_versions.register("alice")
     requester = Requester(UserID(alice.user_id), None)
     told: list[Deferred[None]] = []
 
@@ -205,7 +205,7 @@ def test_rooms_are_told_one_change_at_a_time_and_the_last_one_surely(
 
     profiles = Profiles(
         database,
-        Background(homeserver.clock, SteadyRandomness()),
+        Background(both_versions.clock, SteadyRandomness()),
         DEFAULT_CONFIG.server.name,
         propagate=propagate,
         fetch_remote=None,

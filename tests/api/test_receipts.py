@@ -60,8 +60,8 @@ def thread_reply(user: User, room_id: str, root: str) -> str:
     return user.send_event(room_id, "m.room.message", {"body": "x", "m.relates_to": relation})
 
 
-def test_everybody_in_the_room_sees_a_receipt(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_everybody_in_the_room_sees_a_receipt(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = {user: user.sync()["next_batch"] for user in (alice, bob)}
 
@@ -73,19 +73,21 @@ def test_everybody_in_the_room_sees_a_receipt(homeserver: Homeserver) -> None:
         assert receipts_in(user.sync(synced["next_batch"]), room_id) is None
 
 
-def test_a_receipt_has_the_time_it_was_sent(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_receipt_has_the_time_it_was_sent(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
-    homeserver.advance(5)
+    both_versions.advance(5)
 
     post_receipt(bob, room_id, event_id)
 
     events = alice.sync()["rooms"]["join"][room_id]["ephemeral"]["events"]
-    assert events[0]["content"][event_id]["m.read"][bob.user_id]["ts"] == homeserver.clock.now_ms()
+    assert (
+        events[0]["content"][event_id]["m.read"][bob.user_id]["ts"] == both_versions.clock.now_ms()
+    )
 
 
-def test_a_receipt_wakes_a_waiting_sync(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_receipt_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     waiting = alice.start_request("GET", "/sync", query={"since": since, "timeout": 30000})
@@ -96,8 +98,8 @@ def test_a_receipt_wakes_a_waiting_sync(homeserver: Homeserver) -> None:
     assert receipts_in(waiting.reply().json, room_id) is not None
 
 
-def test_private_receipts_are_for_their_owner_alone(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_private_receipts_are_for_their_owner_alone(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = {user: user.sync()["next_batch"] for user in (bob, alice)}
     waiting = alice.start_request("GET", "/sync", query={"since": since[alice], "timeout": 30000})
@@ -112,31 +114,31 @@ def test_private_receipts_are_for_their_owner_alone(homeserver: Homeserver) -> N
     assert receipts_in(alice.sync(), room_id) is None
 
 
-def test_private_receipts_stay_private_after_a_restart(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_private_receipts_stay_private_after_a_restart(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id, "m.read.private")
 
-    alice.homeserver = homeserver.restart()
+    alice.homeserver = both_versions.restart()
 
     assert receipts_in(alice.sync(since), room_id) is None
 
 
-def test_a_private_receipt_costs_others_no_reading(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_private_receipt_costs_others_no_reading(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id, "m.read.private")
-    homeserver.database.statements.clear()
+    both_versions.database.statements.clear()
 
     alice.sync(since)
 
-    assert not [s for s in homeserver.database.statements if "receipts" in s]
+    assert not [s for s in both_versions.database.statements if "receipts" in s]
 
 
-def test_receipts_never_go_back(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_receipts_never_go_back(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, second)
@@ -149,8 +151,8 @@ def test_receipts_never_go_back(homeserver: Homeserver) -> None:
     assert receipts_in(alice.sync(), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_a_newer_receipt_replaces_the_older(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_newer_receipt_replaces_the_older(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, first)
@@ -160,8 +162,8 @@ def test_a_newer_receipt_replaces_the_older(homeserver: Homeserver) -> None:
     assert receipts_in(alice.sync(), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_receipts_of_threads_are_apart(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_receipts_of_threads_are_apart(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     root = alice.send(room_id, "root")
     reply = thread_reply(alice, room_id, root)
     last = alice.send(room_id, "last")
@@ -177,8 +179,8 @@ def test_receipts_of_threads_are_apart(homeserver: Homeserver) -> None:
     }
 
 
-def test_of_two_receipts_for_one_event_the_unthreaded_is_told(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_of_two_receipts_for_one_event_the_unthreaded_is_told(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
 
     post_receipt(bob, room_id, event_id)
@@ -187,8 +189,8 @@ def test_of_two_receipts_for_one_event_the_unthreaded_is_told(homeserver: Homese
     assert receipts_in(alice.sync(), room_id) == {event_id: {"m.read": {bob.user_id: {}}}}
 
 
-def test_an_event_must_be_in_the_thread_of_its_receipt(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_an_event_must_be_in_the_thread_of_its_receipt(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     root = alice.send(room_id, "root")
     reply = thread_reply(alice, room_id, root)
     reaction = alice.send_event(
@@ -211,8 +213,8 @@ def test_an_event_must_be_in_the_thread_of_its_receipt(homeserver: Homeserver) -
     assert status(root, "main") == 200
 
 
-def test_relations_are_followed_only_a_few_steps(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_relations_are_followed_only_a_few_steps(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     root = alice.send(room_id, "root")
     last = thread_reply(alice, room_id, root)
     for _ in range(6):
@@ -224,8 +226,8 @@ def test_relations_are_followed_only_a_few_steps(homeserver: Homeserver) -> None
 
 
 @pytest.mark.parametrize("thread_id", ["", None, 5, {}])
-def test_malformed_thread_ids_are_refused(homeserver: Homeserver, thread_id: object) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_malformed_thread_ids_are_refused(both_versions: Homeserver, thread_id: object) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
 
     reply = post_receipt(alice, room_id, event_id, body={"thread_id": thread_id})
@@ -233,8 +235,8 @@ def test_malformed_thread_ids_are_refused(homeserver: Homeserver, thread_id: obj
     assert (reply.status, reply.errcode) == (400, "M_INVALID_PARAM")
 
 
-def test_the_read_marker_is_of_no_thread(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_the_read_marker_is_of_no_thread(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
 
     reply = post_receipt(alice, room_id, event_id, "m.fully_read", {"thread_id": "main"})
@@ -242,25 +244,25 @@ def test_the_read_marker_is_of_no_thread(homeserver: Homeserver) -> None:
     assert reply.errcode == "M_INVALID_PARAM"
 
 
-def test_a_receipt_without_a_body_is_accepted(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_a_receipt_without_a_body_is_accepted(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     path = f"/rooms/{quote(room_id)}/receipt/m.read/{quote(event_id)}"
 
     assert alice.request("POST", path, raw=b"").status == 200
 
 
-def test_receipts_of_unknown_kinds_are_refused(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_receipts_of_unknown_kinds_are_refused(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
 
     assert post_receipt(alice, room_id, event_id, "m.seen").errcode == "M_INVALID_PARAM"
 
 
 @pytest.mark.parametrize("kind", ["m.read", "m.read.private", "m.fully_read"])
-def test_only_members_may_say_what_they_have_read(homeserver: Homeserver, kind: str) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
-    carol = homeserver.register("carol")
+def test_only_members_may_say_what_they_have_read(both_versions: Homeserver, kind: str) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
+    carol = both_versions.register("carol")
     event_id = alice.send(room_id, "hello")
     bob.post(f"/rooms/{quote(room_id)}/leave", {})
 
@@ -270,8 +272,8 @@ def test_only_members_may_say_what_they_have_read(homeserver: Homeserver, kind: 
 
 
 @pytest.mark.parametrize("kind", ["m.read", "m.read.private", "m.fully_read"])
-def test_events_that_are_not_in_the_room_are_refused(homeserver: Homeserver, kind: str) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_events_that_are_not_in_the_room_are_refused(both_versions: Homeserver, kind: str) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     elsewhere = alice.send(alice.create_room(), "hello")
 
     for event_id in (elsewhere, "$" + "A" * 43, "$short"):
@@ -279,8 +281,8 @@ def test_events_that_are_not_in_the_room_are_refused(homeserver: Homeserver, kin
     assert marker_of(alice, room_id) is None
 
 
-def test_markers_set_everything_at_once(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_markers_set_everything_at_once(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     events = [alice.send(room_id, str(n)) for n in range(3)]
     since = bob.sync()["next_batch"]
 
@@ -299,8 +301,8 @@ def test_markers_set_everything_at_once(homeserver: Homeserver) -> None:
     assert marker_of(bob, room_id) == events[0]
 
 
-def test_the_read_marker_can_be_set_as_a_receipt(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_the_read_marker_can_be_set_as_a_receipt(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
 
     assert post_receipt(bob, room_id, event_id, "m.fully_read").json == {}
@@ -309,44 +311,44 @@ def test_the_read_marker_can_be_set_as_a_receipt(homeserver: Homeserver) -> None
     assert receipts_in(alice.sync(), room_id) is None
 
 
-def test_markers_may_be_empty(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_markers_may_be_empty(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
 
     assert set_markers(alice, room_id).status == 200
 
 
-def test_receipts_from_before_a_restart_are_synced_after_it(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_receipts_from_before_a_restart_are_synced_after_it(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id)
 
-    alice.homeserver = homeserver.restart()
+    alice.homeserver = both_versions.restart()
 
     synced = alice.sync(since)
     assert receipts_in(synced, room_id) == {event_id: {"m.read": {bob.user_id: {}}}}
     assert receipts_in(alice.sync(synced["next_batch"]), room_id) is None
 
 
-def test_positions_lost_in_a_crash_are_not_given_out_again(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_positions_lost_in_a_crash_are_not_given_out_again(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, first)
     since = alice.sync()["next_batch"]
-    homeserver.database.run(lambda txn: execute(txn, "DELETE FROM receipts"))
+    both_versions.database.run(lambda txn: execute(txn, "DELETE FROM receipts"))
 
-    alice.homeserver = bob.homeserver = homeserver.restart()
+    alice.homeserver = bob.homeserver = both_versions.restart()
     post_receipt(bob, room_id, second)
 
     assert receipts_in(alice.sync(since), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_a_newcomer_sees_how_far_others_have_read(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_newcomer_sees_how_far_others_have_read(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     post_receipt(bob, room_id, event_id)
-    carol = homeserver.register("carol")
+    carol = both_versions.register("carol")
     since = carol.sync()["next_batch"]
 
     carol.join(room_id)
@@ -355,22 +357,22 @@ def test_a_newcomer_sees_how_far_others_have_read(homeserver: Homeserver) -> Non
     assert receipts_in(carol.sync(since), room_id) == expected
 
 
-def test_receipts_do_not_wait_for_the_disk(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_receipts_do_not_wait_for_the_disk(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
-    homeserver.database.statements.clear()
+    both_versions.database.statements.clear()
 
     post_receipt(alice, room_id, event_id)
 
-    assert any("synchronous_commit TO off" in s for s in homeserver.database.statements)
+    assert any("synchronous_commit TO off" in s for s in both_versions.database.statements)
 
 
-def test_a_receipt_that_fails_halfway_is_not_told(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_receipt_that_fails_halfway_is_not_told(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     for statement in (1, 2):
-        homeserver.database.fail_at = statement
+        both_versions.database.fail_at = statement
 
         assert post_receipt(bob, room_id, event_id).status >= 500
 

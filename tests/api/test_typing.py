@@ -29,8 +29,8 @@ def room_of_two(homeserver: Homeserver) -> tuple[User, User, str]:
     return alice, bob, room_id
 
 
-def test_others_see_who_types_and_who_has_stopped(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_others_see_who_types_and_who_has_stopped(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     since = bob.sync()["next_batch"]
 
     assert set_typing(alice, room_id).status == 200
@@ -43,8 +43,8 @@ def test_others_see_who_types_and_who_has_stopped(homeserver: Homeserver) -> Non
     assert typing_in(bob.sync(second["next_batch"]), room_id) is None
 
 
-def test_typing_wakes_a_waiting_sync(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_typing_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     since = bob.sync()["next_batch"]
     waiting = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30000})
     assert not waiting.answered
@@ -54,48 +54,48 @@ def test_typing_wakes_a_waiting_sync(homeserver: Homeserver) -> None:
     assert typing_in(waiting.reply().json, room_id) == [alice.user_id]
 
 
-def test_typing_ends_after_its_time(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_typing_ends_after_its_time(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     set_typing(alice, room_id, timeout=20_000)
     since = bob.sync()["next_batch"]
 
-    homeserver.advance(19.9)
+    both_versions.advance(19.9)
     assert typing_in(bob.sync(since), room_id) is None
 
-    homeserver.advance(0.2)
+    both_versions.advance(0.2)
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_typing_again_goes_on_without_being_told_again(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_typing_again_goes_on_without_being_told_again(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     set_typing(alice, room_id, timeout=20_000)
     since = bob.sync()["next_batch"]
-    homeserver.advance(15)
+    both_versions.advance(15)
 
     set_typing(alice, room_id, timeout=20_000)
 
-    homeserver.advance(15)
+    both_versions.advance(15)
     assert typing_in(bob.sync(since), room_id) is None
-    homeserver.advance(6)
+    both_versions.advance(6)
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_time_is_kept_within_limits(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_time_is_kept_within_limits(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     set_typing(alice, room_id, timeout=10**12)
     since = bob.sync()["next_batch"]
-    homeserver.advance(121)
+    both_versions.advance(121)
     assert typing_in(bob.sync(since), room_id) == []
 
     set_typing(alice, room_id, timeout=-5)
 
     assert typing_in(bob.sync(since), room_id) == [alice.user_id]
-    homeserver.advance(1.1)
+    both_versions.advance(1.1)
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_a_message_ends_the_typing_of_its_sender(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_a_message_ends_the_typing_of_its_sender(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     set_typing(alice, room_id)
     set_typing(bob, room_id)
     since = bob.sync()["next_batch"]
@@ -105,8 +105,8 @@ def test_a_message_ends_the_typing_of_its_sender(homeserver: Homeserver) -> None
     assert typing_in(bob.sync(since), room_id) == [bob.user_id]
 
 
-def test_who_leaves_does_not_type(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+def test_who_leaves_does_not_type(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
     set_typing(alice, room_id)
     since = bob.sync()["next_batch"]
 
@@ -115,9 +115,9 @@ def test_who_leaves_does_not_type(homeserver: Homeserver) -> None:
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_only_members_type_and_only_for_themselves(homeserver: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
-    carol = homeserver.register("carol")
+def test_only_members_type_and_only_for_themselves(both_versions: Homeserver) -> None:
+    alice, bob, room_id = room_of_two(both_versions)
+    carol = both_versions.register("carol")
     for_alice = f"/rooms/{quote(room_id)}/typing/{quote(alice.user_id)}"
 
     assert set_typing(carol, room_id).errcode == "M_FORBIDDEN"
@@ -128,9 +128,9 @@ def test_only_members_type_and_only_for_themselves(homeserver: Homeserver) -> No
 
 
 def test_the_end_of_typing_is_told_though_memory_holds_few_rooms(
-    homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch
+    both_versions: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice, bob, room_id = room_of_two(homeserver)
+    alice, bob, room_id = room_of_two(both_versions)
     other_room_id = alice.create_room()
     set_typing(alice, room_id)
     since = bob.sync()["next_batch"]
@@ -142,13 +142,13 @@ def test_the_end_of_typing_is_told_though_memory_holds_few_rooms(
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_typing_touches_no_database(homeserver: Homeserver) -> None:
-    alice, _, room_id = room_of_two(homeserver)
+def test_typing_touches_no_database(both_versions: Homeserver) -> None:
+    alice, _, room_id = room_of_two(both_versions)
     alice.send(room_id, "the room is in memory now")
     set_typing(alice, room_id)
-    homeserver.database.statements.clear()
+    both_versions.database.statements.clear()
 
     set_typing(alice, room_id, typing=False)
     set_typing(alice, room_id)
 
-    assert homeserver.database.statements == []
+    assert both_versions.database.statements == []

@@ -10,12 +10,14 @@ NEUTRAL = (
 )  # fmt: skip
 """Top-level modules of the homeserver that know no feature; every layer above core may use them."""
 
+OUTBOUND = ("transport.outbound", "transport.federation_client")
+
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "core": (),
     "transport": NEUTRAL,
     "storage": NEUTRAL,
     "engine": (*NEUTRAL, "storage"),
-    "services": (*NEUTRAL, "storage", "engine", "transport.outbound"),
+    "services": (*NEUTRAL, "storage", "engine", *OUTBOUND),
     "api": (*NEUTRAL, "services", "transport.endpoint"),
     "console": (),
     **dict.fromkeys(NEUTRAL, NEUTRAL),
@@ -24,7 +26,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "appservice_registrations": (*NEUTRAL, "transport.decoding"),
 }
 """What each part of the homeserver may import besides itself and core."""
-CONNECTING = ("", "server", "process", "__main__")
+CONNECTING = ("", "server", "process", "network", "__main__")
 """The package itself, and the modules that connect everything or start it."""
 
 

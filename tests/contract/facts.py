@@ -28,8 +28,8 @@ def operations(api: str = "client-server") -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(operation_id: str, status: int) -> Any:
-    facts = operations().get(operation_id)
+def _validator(api: str, operation_id: str, status: int) -> Any:
+    facts = operations(api).get(operation_id)
     if facts is None:
         return None
     response = facts["responses"].get(str(status))
@@ -48,12 +48,18 @@ def _any_of(schema: Any) -> Any:
     return schema
 
 
-def check_response(operation_id: str, status: int, body: object) -> None:
+def api_of(path: str) -> str:
+    """Operation ids are unique only within one API."""
+    federation = ("/_matrix/federation/", "/_matrix/key/", "/.well-known/matrix/server")
+    return "server-server" if path.startswith(federation) else "client-server"
+
+
+def check_response(api: str, operation_id: str, status: int, body: object) -> None:
     """Raises AssertionError when `body` is not what the operation promises for `status`.
 
     Errors the operation does not list must still be standard errors.
     """
-    validator = _validator(operation_id, status)
+    validator = _validator(api, operation_id, status)
     if status == _UNAUTHORIZED and isinstance(body, dict):
         # Not every operation lists both: a token that is refused, and a challenge.
         is_challenge = isinstance(body.get("flows"), list) and isinstance(body.get("session"), str)

@@ -16,8 +16,9 @@ from homeserver.server import build
 from homeserver.services.appservices import Appservices
 from homeserver.services.passwords import InlineThreads
 from homeserver.transport.endpoint import Route
+from tests.contract import facts
 from tests.contract.facts import FOLDER, operations
-from tests.homeserver import DEFAULT_CONFIG, START_MS, FakeHttp
+from tests.homeserver import DEFAULT_CONFIG, START_MS, FakeHttp, NoNetwork
 
 FILE = Path(__file__).with_name("pending_operations.txt")
 APIS = ("client-server", "server-server")
@@ -61,16 +62,17 @@ def declared() -> Sequence[Route]:
         database=NoDatabase(),
         signing_key=SigningKey("ed25519:test", bytes(32)),
         http=FakeHttp(),
+        federation_client=NoNetwork(),
+        old_keys={},
         appservices=Appservices([]),
         threads=InlineThreads(),
+        media_threads=InlineThreads(),
     )
     return server.routes
 
 
 def api_of(route: Route) -> str:
-    """Operation ids are unique only within one API."""
-    federation = ("/_matrix/federation/", "/_matrix/key/", "/.well-known/matrix/server")
-    return "server-server" if route.declaration.path.startswith(federation) else "client-server"
+    return facts.api_of(route.declaration.path)
 
 
 def served() -> set[tuple[str, str]]:

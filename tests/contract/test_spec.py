@@ -30,6 +30,9 @@ QUERY_BY_PROSE = {
     # application-service-api/#timestamp-massaging
     "client-server sendMessage": {"ts"},
     "client-server setRoomStateWithKey": {"ts"},
+    # COMPAT(older clients): what `via` was called before v1.12
+    "client-server joinRoom": {"server_name"},
+    "client-server knockRoom": {"server_name"},
 }
 """Query parameters that stand in the text alone."""
 

@@ -47,6 +47,13 @@ def test_attack_3_a_create_event_has_the_empty_state_key(version_id: str) -> Non
     assert create_refusal(Room(version_id), state_key=None) == "create.state_key"
 
 
+def test_attack_3_a_create_event_of_version_12_has_the_empty_state_key() -> None:
+    room = Room("12")
+
+    assert create_refusal(room, room_id=room.room_id, state_key="x") == "create.state_key"
+    assert create_refusal(room, room_id=room.room_id, state_key=None) == "create.state_key"
+
+
 @pytest.mark.parametrize("version_id", UNTIL_11)
 def test_attack_3_a_create_event_is_of_the_server_in_its_room_id(version_id: str) -> None:
     room = Room(version_id)

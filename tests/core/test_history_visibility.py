@@ -5,6 +5,7 @@ import pytest
 from homeserver.core.history_visibility import (
     HistoryVisibility,
     can_see_event,
+    can_server_see_event,
     find_changes,
     parse_history_visibility,
 )
@@ -99,3 +100,61 @@ def test_only_the_user_s_own_member_event_changes_the_membership() -> None:
     assert find_changes("m.room.member", "@bob:example.org", content, ALICE) == (None, None)
     assert find_changes("m.room.member", ALICE, {"membership": 5}, ALICE) == (None, None)
     assert find_changes("m.room.message", None, content, ALICE) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("visibility", "memberships", "is_in_room", "expected"),
+    [
+        (WORLD, {}, False, True),
+        (SHARED, {}, False, False),
+        (SHARED, {}, True, True),
+        (SHARED, {ALICE: "join"}, False, True),
+        (INVITED, {}, True, False),
+        (INVITED, {ALICE: "invite"}, False, True),
+        (INVITED, {ALICE: "leave"}, True, False),
+        (JOINED, {ALICE: "invite"}, True, False),
+        (JOINED, {ALICE: "join"}, False, True),
+        (JOINED, {ALICE: "leave", "@bob:example.org": "join"}, False, True),
+        (JOINED, {ALICE: "leave", "@bob:example.org": "ban"}, True, False),
+    ],
+)
+def test_a_server_sees_what_one_of_its_users_may_see(
+    visibility: HistoryVisibility, memberships: dict[str, str], is_in_room: bool, expected: bool
+) -> None:
+    assert (
+        can_server_see_event(
+            visibility,
+            memberships,
+            is_in_room=is_in_room,
+            event_type="m.room.message",
+            state_key=None,
+            content={},
+        )
+        is expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("event_type", "state_key", "content", "expected"),
+    [
+        ("m.room.member", ALICE, {"membership": "join"}, True),
+        ("m.room.member", ALICE, {"membership": "leave"}, False),
+        ("m.room.member", None, {"membership": "join"}, False),
+        ("m.room.history_visibility", "", {"history_visibility": "shared"}, True),
+        ("m.room.history_visibility", "", {"history_visibility": "invited"}, False),
+    ],
+)
+def test_an_event_is_seen_by_a_server_by_what_it_sets_too(
+    event_type: str, state_key: str | None, content: JsonObject, expected: bool
+) -> None:
+    assert (
+        can_server_see_event(
+            JOINED,
+            {},
+            is_in_room=True,
+            event_type=event_type,
+            state_key=state_key,
+            content=content,
+        )
+        is expected
+    )

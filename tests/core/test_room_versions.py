@@ -1,7 +1,6 @@
 import pytest
 
 from homeserver.core.room_versions import (
-    CREATABLE_ROOM_VERSIONS,
     ROOM_VERSIONS,
     EventIDFormat,
     StateResolution,
@@ -67,4 +66,3 @@ def test_depth_is_a_53_bit_integer_from_version_6_on() -> None:
 def test_an_unknown_version_is_not_found() -> None:
     assert find_room_version("11") is ROOM_VERSIONS["11"]
     assert find_room_version("org.example.v1") is None
-    assert set(CREATABLE_ROOM_VERSIONS) <= set(ROOM_VERSIONS)

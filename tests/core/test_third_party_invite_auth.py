@@ -79,33 +79,39 @@ def test_attack_3_a_banned_user_is_not_invited(version_id: str) -> None:
     assert refusal(version_id, before="ban") == "member.third_party.banned"
 
 
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
 @pytest.mark.parametrize(
     "invite", [3, "text", [], {"display_name": "B"}, {"signed": 3}, {"signed": []}]
 )
-def test_attack_3_something_must_be_signed(invite: Any) -> None:
-    assert refusal(invite=invite or [3]) == "member.third_party.signed"
+def test_attack_3_something_must_be_signed(version_id: str, invite: Any) -> None:
+    assert refusal(version_id, invite=invite or [3]) == "member.third_party.signed"
 
 
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
 @pytest.mark.parametrize("missing", ["mxid", "token"])
 @pytest.mark.parametrize("value", [None, 3, ["abc"]])
-def test_attack_3_mxid_and_token_are_strings(missing: str, value: Any) -> None:
-    assert refusal(signed=SIGNED | {missing: value}) == "member.third_party.signed"
+def test_attack_3_mxid_and_token_are_strings(version_id: str, missing: str, value: Any) -> None:
+    assert refusal(version_id, signed=SIGNED | {missing: value}) == "member.third_party.signed"
     del (copy := dict(SIGNED))[missing]
-    assert refusal(signed=copy) == "member.third_party.signed"
+    assert refusal(version_id, signed=copy) == "member.third_party.signed"
 
 
-def test_attack_3_the_invite_is_for_the_one_who_was_signed() -> None:
-    assert refusal(signed=SIGNED | {"mxid": CAROL}) == "member.third_party.mxid"
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
+def test_attack_3_the_invite_is_for_the_one_who_was_signed(version_id: str) -> None:
+    assert refusal(version_id, signed=SIGNED | {"mxid": CAROL}) == "member.third_party.mxid"
 
 
-def test_attack_3_the_token_is_one_of_the_room() -> None:
-    assert refusal(signed=SIGNED | {"token": "other"}) == "member.third_party.token"
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
+def test_attack_3_the_token_is_one_of_the_room(version_id: str) -> None:
+    assert refusal(version_id, signed=SIGNED | {"token": "other"}) == "member.third_party.token"
 
 
-def test_attack_3_the_sender_is_the_one_who_offered() -> None:
-    assert refusal(offer_sender=CAROL) == "member.third_party.sender"
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
+def test_attack_3_the_sender_is_the_one_who_offered(version_id: str) -> None:
+    assert refusal(version_id, offer_sender=CAROL) == "member.third_party.sender"
 
 
+@pytest.mark.parametrize("version_id", ALL_VERSIONS)
 @pytest.mark.parametrize(
     ("signed", "offer"),
     [
@@ -120,9 +126,9 @@ def test_attack_3_the_sender_is_the_one_who_offered() -> None:
     ],
 )
 def test_attack_3_a_key_of_the_invite_must_have_signed(
-    signed: JsonObject, offer: JsonObject | None
+    version_id: str, signed: JsonObject, offer: JsonObject | None
 ) -> None:
-    assert refusal(signed=signed, offer=offer) == "member.third_party.signature"
+    assert refusal(version_id, signed=signed, offer=offer) == "member.third_party.signature"
 
 
 def test_attack_5_the_number_of_signatures_tried_is_bounded() -> None:

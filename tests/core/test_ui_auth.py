@@ -27,7 +27,7 @@ def start(operation: Operation = DELETE) -> UIAuthSession:
         operation=operation,
         flows=(("foo", "bar"), ("foo", "baz")),
         params={"baz": {"key": "value"}, "other": {}},
-        expires_at_ms=1000,
+        expires_at=1000,
     )
 
 

@@ -12,7 +12,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
 from tests.homeserver import Homeserver, User
-from tests.inbound_stage import Stage
+from tests.inbound_stage import GRAPH_VERSIONS, Stage
 from tests.simulated_server import SimulatedServer
 
 LOCALPARTS = ("bob", "carol", "dave")
@@ -84,7 +84,7 @@ class RandomRoom:
                 return remote.say(sender, "words", prev=prev, timestamp=time)
 
 
-@pytest.fixture(params=["11", "12"])
+@pytest.fixture(params=GRAPH_VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -12,7 +12,7 @@ from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
 from homeserver.engine.inbound_events import CannotDecide
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage
+from tests.inbound_stage import GRAPH_VERSIONS, Stage
 from tests.simulated_server import SimulatedServer
 
 STEPS = 60
@@ -125,7 +125,7 @@ class Network:
         return self.childless()[0]
 
 
-@pytest.mark.parametrize("version", ["11", "12"])
+@pytest.mark.parametrize("version", GRAPH_VERSIONS)
 @pytest.mark.parametrize("seed", range(4))
 def test_servers_converge_after_partitions(homeserver: Homeserver, version: str, seed: int) -> None:
     stage = Stage(homeserver, version)

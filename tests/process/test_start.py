@@ -38,7 +38,7 @@ def configure(directory: Path, config: Mapping[str, Any]) -> None:
     config = {
         "server": {"name": "start.test"},
         "listen": {"port": free_port()},
-        "database": {"url": "postgresql://127.0.0.1:1/nothing"},
+        "database": {"url": "postgresql://127.0.0.1:1/nothing", "wait_seconds": 0},
         **config,
     }
     (directory / "homeserver.yaml").write_text(yaml.safe_dump(config))
@@ -89,6 +89,19 @@ def test_a_database_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
     assert line.startswith("The database does not answer")
     assert "database.url" in line
+
+
+def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    nothing = "postgresql://127.0.0.1:1/nothing"
+    configure(tmp_path, {"database": {"url": nothing, "wait_seconds": 1}})
+
+    done = command("run", directory=tmp_path)
+
+    assert done.returncode == EXIT_START
+    *waits, last = done.stderr.splitlines()
+    assert waits
+    assert all("Waiting for the database seconds_left=" in line for line in waits)
+    assert last.startswith("The database does not answer")
 
 
 def test_a_database_url_that_is_none_is_named(tmp_path: Path) -> None:
@@ -181,8 +194,9 @@ def test_migrate_brings_a_database_up_to_date_once(tmp_path: Path, fresh_databas
     second = command("migrate", directory=tmp_path)
 
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "applied 0001_rooms_and_events" in first.stdout
-    assert second.stdout == "The database is up to date.\n"
+    assert "Applied migration 0001_rooms_and_events." in first.stdout.splitlines()
+    assert second.stdout.startswith("The database is up to date at ")
+    assert second.stdout.endswith(": nothing was done.\n")
 
 
 def test_the_server_starts_answers_and_stops_cleanly(tmp_path: Path, fresh_database: str) -> None:

@@ -27,11 +27,39 @@ ACTIONS: dict[str, Action] = {
         f"/rooms/{room}/state/org.example.new/key", {"x": 1}
     ),
     "redact": lambda alice, _bob, room, event: alice.put(f"/rooms/{room}/redact/{event}/t2", {}),
+    "invite": lambda alice, bob, room, _event: alice.post(
+        f"/rooms/{room}/invite", {"user_id": bob.user_id}
+    ),
+    "ban": lambda alice, bob, room, _event: alice.post(
+        f"/rooms/{room}/ban", {"user_id": bob.user_id, "reason": "spam"}
+    ),
+    "leave": lambda alice, _bob, room, _event: alice.post(f"/rooms/{room}/leave", {}),
+    "receipt": lambda alice, _bob, room, event: alice.post(
+        f"/rooms/{room}/receipt/m.read/{event}", {}
+    ),
+    "account data": lambda alice, _bob, _room, _event: alice.put(
+        f"/user/{quote(alice.user_id)}/account_data/org.example.x", {"x": 1}
+    ),
+    "room account data": lambda alice, _bob, room, _event: alice.put(
+        f"/user/{quote(alice.user_id)}/rooms/{room}/account_data/org.example.x", {"x": 1}
+    ),
+    "to-device": lambda alice, bob, _room, _event: alice.put(
+        "/sendToDevice/org.example.x/t3",
+        {"messages": {bob.user_id: {"*": {"x": 1}}, alice.user_id: {"*": {"x": 2}}}},
+    ),
+    "device keys": lambda alice, _bob, _room, _event: alice.post(
+        "/keys/upload",
+        {"one_time_keys": {"curve25519:K1": "one"}, "fallback_keys": {"curve25519:K2": "two"}},
+    ),
 }
 
 
+ANSWERED_BY_READING = {"device keys"}
+"""What may be done whole though its answer fails: to repeat it changes nothing."""
+
+
 def snapshot(user: User) -> Any:
-    """All that a user can see of events, after reading it anew from the database."""
+    """All that a user can see, after reading it anew from the database."""
     user.homeserver = user.homeserver.restart()
     response = user.sync(filter='{"room":{"timeline":{"limit":100}}}')
     rooms = response.get("rooms", {})
@@ -43,9 +71,28 @@ def snapshot(user: User) -> Any:
             ]
             for room_id, room in rooms.get("join", {}).items()
         },
+        "extras": {
+            room_id: (room["account_data"]["events"], without_time(room["ephemeral"]["events"]))
+            for room_id, room in rooms.get("join", {}).items()
+        },
         "invite": rooms.get("invite", {}),
+        "account_data": response["account_data"]["events"],
+        "to_device": response.get("to_device", {}),
+        "keys": (
+            response["device_one_time_keys_count"],
+            response["device_unused_fallback_key_types"],
+        ),
         "alias": user.get(f"/directory/room/{quote('#new:hs.test')}").json,
     }
+
+
+def without_time(ephemeral: Any) -> Any:
+    """Who has read what, but not when."""
+    return [
+        {event_id: {kind: sorted(readers) for kind, readers in kinds.items()}}
+        for event in ephemeral
+        for event_id, kinds in event["content"].items()
+    ]
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -73,13 +120,18 @@ def test_a_fault_at_any_statement_leaves_all_or_nothing(
             assert after != before
             break
         assert reply.status == 503
+        if name in ANSWERED_BY_READING and after != before:
+            assert ACTIONS[name](alice, bob, quote(room_id), quote(event_id)).status == 200
+            assert (snapshot(alice), snapshot_of_same_server(alice, bob)) == after
+            break
         assert after == before, f"half done by the fault at statement {number}"
         faults += 1
     else:
         pytest.fail("there was no end of statements")
 
-    assert faults >= 3
-    assert alice.send(room_id, "the room works")
+    assert faults >= 2
+    if name != "leave":
+        assert alice.send(room_id, "the room works")
     alice.homeserver.stop()
 
 

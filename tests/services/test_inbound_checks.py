@@ -6,13 +6,11 @@ from homeserver.core.errors import EventMalformed, SignatureInvalid
 from homeserver.engine.event_placing import Outcome
 from homeserver.storage.events import REJECTED, SOFT_FAILED
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage
+from tests.inbound_stage import ENGINE_VERSIONS, Stage
 from tests.simulated_server import key_of
 
-VERSIONS = ["11", "12"]
 
-
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=ENGINE_VERSIONS)
 def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
 

@@ -8,10 +8,10 @@ import pytest
 from homeserver.core.identifiers import EventID
 from homeserver.engine.event_placing import Outcome
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage
+from tests.inbound_stage import ENGINE_VERSIONS, Stage
 
 
-@pytest.fixture(params=["11", "12"])
+@pytest.fixture(params=ENGINE_VERSIONS)
 def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
 
@@ -107,6 +107,7 @@ def test_after_a_restart_the_fork_is_as_it_was(stage: Stage) -> None:
     assert stage.state() == stage.remote.graph.after[merging]
 
 
+@pytest.mark.parametrize("stage", [v for v in ENGINE_VERSIONS if v != "1"], indirect=True)
 def test_a_resolution_that_ends_a_stay_tells_the_user(stage: Stage) -> None:
     bob = remote_moderator(stage)
     carol = stage.homeserver.register("carol")
@@ -135,6 +136,25 @@ def test_a_resolution_that_ends_a_stay_tells_the_user(stage: Stage) -> None:
     assert stage.room.membership_of(carol.user_id) == "leave"  # type: ignore[arg-type]  # a user id
 
 
+@pytest.mark.parametrize("stage", ["1"], indirect=True)
+def test_in_version_1_a_member_whom_one_branch_alone_knows_stays(stage: Stage) -> None:
+    bob = remote_moderator(stage)
+    carol = stage.homeserver.register("carol")
+    base = stage.remote.graph.tips()
+    assert carol.join(stage.room_id).status == 200
+    rules = stage.remote.send(
+        "m.room.join_rules", bob, {"join_rule": "invite"}, state_key="", prev=base
+    )
+
+    assert stage.feed(rules) == [Outcome.ACCEPTED]
+
+    assert stage.room.membership_of(carol.user_id) == "join"  # type: ignore[arg-type]  # a user id
+    stage.share(stage.remote)
+    merging = EventID(carol.send(stage.room_id, "still here"))
+    stage.share(stage.remote)
+    assert stage.state() == stage.remote.graph.after[merging]
+
+
 def test_events_are_redacted_by_remote_redactions(stage: Stage) -> None:
     bob = remote_moderator(stage)
     message = stage.remote.say(bob, "a secret")
@@ -142,7 +162,9 @@ def test_events_are_redacted_by_remote_redactions(stage: Stage) -> None:
 
     stage.feed(message, redaction)
 
-    found = stage.alice.get(f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id)}").json
+    found = stage.alice.get(
+        f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id, safe='')}"
+    ).json
     assert found["content"] == {}
 
 
@@ -154,7 +176,7 @@ def test_a_redaction_that_comes_first_takes_effect_when_its_target_comes(stage: 
 
     stage.feed(redaction, message)
 
-    path = f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id)}"
+    path = f"/rooms/{quote(stage.room_id)}/event/{quote(message.event_id, safe='')}"
     assert stage.alice.get(path).json["content"] == {}
     stage.restart()
     assert stage.alice.get(path).json["content"] == {}

@@ -10,11 +10,11 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
 from homeserver.storage.events import OUTLIER, REJECTED
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage
+from tests.inbound_stage import GRAPH_VERSIONS, Stage
 from tests.simulated_server import SimulatedServer, key_of
 
 
-@pytest.fixture(params=["11", "12"])
+@pytest.fixture(params=GRAPH_VERSIONS)
 def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
 

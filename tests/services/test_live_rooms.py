@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from homeserver.config import LimitsSection
 from homeserver.core.identifiers import RoomID
-from homeserver.engine.live_rooms import Member, next_member
+from homeserver.engine.members import Member, next_member
 from tests.database import InlineDatabase
 from tests.homeserver import DEFAULT_CONFIG, Homeserver
 

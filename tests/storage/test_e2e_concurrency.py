@@ -19,6 +19,7 @@ from homeserver.storage.one_time_keys import Claim, ClaimedKey, Key
 from homeserver.storage.query import Txn
 
 T = TypeVar("T")
+NOW_MS = 1_700_000_000_000
 ALICE = UserID("@alice-at-once:hs.test")
 PHONE = DeviceID("PHONE")
 CLAIM = Claim(ALICE, PHONE, "signed_curve25519")
@@ -146,10 +147,10 @@ def test_epochs_do_not_meet_whatever_is_rolled_back(connect: Callable[[], Connec
     killed = connect()
     with killed.cursor() as cursor:
         cursor.execute("BEGIN")
-        first = stream_epochs.take_epoch(Txn(cursor))
+        first = stream_epochs.take_epoch(Txn(cursor), NOW_MS)
         cursor.execute("ROLLBACK")
 
-    second = run_transaction(connect(), stream_epochs.take_epoch)
+    second = run_transaction(connect(), lambda txn: stream_epochs.take_epoch(txn, NOW_MS))
 
     assert second - first == 2**32
 

@@ -160,22 +160,6 @@ def test_the_newest_number_counts_hidden_events_too(txn: Txn) -> None:
     assert events.max_event_nid(txn) == 10**12
 
 
-def test_joins_are_found_by_what_each_membership_replaced(txn: Txn) -> None:
-    room = Room(txn)
-    chain = [(1, "invite", None), (3, "join", 1), (5, "leave", 3), (7, "ban", 5)]
-    for event_nid, membership, replaces in chain:
-        room.add(
-            event_nid,
-            event_nid,
-            replaces=replaces,
-            pdu=b'{"content":{"membership":"%s"}}' % membership.encode(),
-        )
-
-    found = {n: events.has_joined_after(txn, room.nid, n, 7) for n in (0, 2, 3, 6)}
-
-    assert found == {0: True, 2: True, 3: False, 6: False}
-
-
 @pytest.mark.parametrize(
     ("version", "event_id"),
     [
@@ -189,3 +173,21 @@ def test_event_ids_come_back_as_they_were(version: str, event_id: str) -> None:
 
     assert decode_event_id(ROOM_VERSIONS[version], stored) == event_id
     assert version == "1" or len(stored) == 32
+
+
+def test_a_page_has_what_was_done_to_its_events(txn: Txn) -> None:
+    room = Room(txn)
+    room.add(1, 1)
+    room.add(2, 2, pdu='{"a":"\u00e4"}'.encode())
+    room.add(3, 3, replaces=1)
+    room.add(4, 4)
+    events.update_redacted_by(txn, room.nid, 2, 4)
+
+    backwards = events.list_timeline_backwards(txn, room.nid, END, START, 9)
+    forwards = events.list_timeline_forwards(txn, room.nid, START, END, 9)
+
+    assert nids(backwards) == [4, 3, 2, 1]
+    assert backwards == forwards[::-1]
+    assert [event.replaced_pdu for event in forwards] == [None, None, b'{"nid":1}', None]
+    assert [event.redaction_pdu for event in forwards] == [None, b'{"nid":4}', None, None]
+    assert sorted(forwards) == sorted(events.list_events(txn, room.nid, [1, 2, 3, 4]))

@@ -36,8 +36,10 @@ def query(url: str, sql: str) -> list[tuple[object, ...]]:
 def test_all_migrations_are_applied_in_order_and_only_once(empty_database: str) -> None:
     names = [migration.name for migration in list_migrations()]
 
-    assert migrate(empty_database, "a.test") == names
-    assert migrate(empty_database, "a.test") == []
+    assert migrate(empty_database, "a.test") == [f"Applied migration {name}." for name in names]
+    assert migrate(empty_database, "a.test") == [
+        f"The database is up to date at {names[-1]}: nothing was done."
+    ]
     stored = query(empty_database, "SELECT name FROM applied_migrations ORDER BY number")
     assert [name for (name,) in stored] == names
 
@@ -79,15 +81,48 @@ def test_a_migration_that_was_changed_after_it_was_applied_is_refused(empty_data
         migrate(empty_database, "a.test")
 
 
-def test_a_database_of_a_newer_version_is_refused(empty_database: str) -> None:
+@pytest.mark.parametrize("compatible_from", ["NULL", "9998"])
+def test_attack_15_a_database_that_only_newer_versions_understand_is_refused(
+    empty_database: str, compatible_from: str
+) -> None:
     migrate(empty_database, "a.test")
     query(
         empty_database,
-        "INSERT INTO applied_migrations (number, name, checksum) VALUES (9999, 'later', 'x')",
+        "INSERT INTO applied_migrations (number, name, checksum, compatible_from)"
+        f" VALUES (9998, 'early', 'x', 1), (9999, 'later', 'x', {compatible_from})",
     )
 
-    with pytest.raises(MigrationRefused, match="does not know"):
+    with pytest.raises(MigrationRefused, match="migration later, which this version does not know"):
         migrate(empty_database, "a.test")
+
+
+def test_a_newer_database_that_says_it_suits_this_version_is_used(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+    newest = list_migrations()[-1].number
+    query(
+        empty_database,
+        "INSERT INTO applied_migrations (number, name, checksum, compatible_from)"
+        f" VALUES (9999, 'later', 'x', {newest})",
+    )
+
+    assert migrate(empty_database, "a.test") == [
+        "The database has later, of a newer version that this one can run with."
+    ]
+
+
+def test_what_a_migration_is_compatible_with_is_stored(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+
+    stored = query(empty_database, "SELECT compatible_from FROM applied_migrations ORDER BY number")
+
+    assert [number for (number,) in stored] == [m.compatible_from for m in list_migrations()]
+
+
+def test_a_database_without_a_record_of_compatibility_gets_one(empty_database: str) -> None:
+    migrate(empty_database, "a.test")
+    query(empty_database, "ALTER TABLE applied_migrations DROP COLUMN compatible_from")
+
+    assert "nothing was done" in migrate(empty_database, "a.test")[0]
 
 
 def test_a_database_keeps_its_server_name(empty_database: str) -> None:

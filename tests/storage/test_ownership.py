@@ -2,7 +2,8 @@
 
 import pytest
 
-from homeserver.storage.ownership import DatabaseOwnership, DatabaseTaken
+from homeserver.storage.database import DatabaseTaken
+from homeserver.storage.ownership import DatabaseOwnership
 
 
 def test_a_second_process_is_refused_until_the_first_has_gone(postgres_url: str) -> None:

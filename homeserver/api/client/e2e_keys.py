@@ -13,6 +13,8 @@ from homeserver.services.device_lists import DeviceLists
 from homeserver.services.e2e_keys import E2EKeys
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
 
+_DEFAULT_TIMEOUT_MS = 10_000
+
 
 @dataclass(frozen=True)
 class KeysUpload:
@@ -24,11 +26,13 @@ class KeysUpload:
 @dataclass(frozen=True)
 class KeysQuery:
     device_keys: dict[UserID, list[str]]
+    timeout: int = _DEFAULT_TIMEOUT_MS
 
 
 @dataclass(frozen=True)
 class KeysClaim:
     one_time_keys: dict[UserID, dict[str, str]]
+    timeout: int = _DEFAULT_TIMEOUT_MS
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,12 @@ class E2EKeysAPI:
 
     @endpoint("queryKeys", "POST", "/_matrix/client/v3/keys/query", auth=Auth.CLIENT)
     async def query_keys(self, requester: Requester, body: KeysQuery) -> JsonObject:
-        return await self._e2e_keys.query(requester, body.device_keys)
+        return await self._e2e_keys.query(requester, body.device_keys, body.timeout / 1000)
 
     @endpoint("claimKeys", "POST", "/_matrix/client/v3/keys/claim", auth=Auth.CLIENT)
     async def claim_keys(self, requester: Requester, body: KeysClaim) -> JsonObject:
         del requester  # everybody may claim
-        return await self._e2e_keys.claim(body.one_time_keys)
+        return await self._e2e_keys.claim(body.one_time_keys, body.timeout / 1000)
 
     @endpoint("getKeysChanges", "GET", "/_matrix/client/v3/keys/changes", auth=Auth.CLIENT)
     async def get_keys_changes(self, requester: Requester, *, from_: str, to: str) -> JsonObject:

@@ -11,7 +11,6 @@ from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import render_event, render_events
 from homeserver.services.event_context import EventContext
 from homeserver.services.filters import read_room_event_filter
 from homeserver.transport.endpoint import Auth, RawJSON, endpoint
@@ -45,12 +44,14 @@ class EventContextAPI:
             chosen=read_room_event_filter(filter_),
         )
         shown = [*found.before, found.event, *found.after]
-        bundles = await self._aggregations.bundle(requester, room_id, shown)
+        jsons = await self._aggregations.render(requester, room_id, shown)
+        state = await self._aggregations.render_state(requester, room_id, found.state)
+        place = len(found.before)
         parts = [
-            b'{"event":', render_event(found.event, requester, room_id, bundles),
-            b',"events_before":', render_events(found.before, requester, room_id, bundles),
-            b',"events_after":', render_events(found.after, requester, room_id, bundles),
-            b',"state":', render_events(found.state, requester, room_id),
+            b'{"event":', jsons[place],
+            b',"events_before":[', b",".join(jsons[:place]),
+            b'],"events_after":[', b",".join(jsons[place + 1 :]),
+            b'],"state":[', b",".join(state), b"]",
             b',"start":', orjson.dumps(found.start),
             b',"end":', orjson.dumps(found.end), b"}",
         ]  # fmt: skip

@@ -43,10 +43,12 @@ class MembershipAPI:
         body: Reason,
         *,
         via: list[str] | None = None,
+        server_name: list[str] | None = None,
     ) -> JsonObject:
-        del via  # the room is on this server, or it is not known
-        room_id = await self._directory.get_room_id(room_id_or_alias)
-        await self._membership.join(requester.user_id, room_id, reason=body.reason)
+        """`server_name` is what older clients call `via`."""
+        room_id, servers = await self._directory.resolve(room_id_or_alias)
+        named = [*(via or server_name or ()), *servers]
+        await self._membership.join(requester.user_id, room_id, reason=body.reason, via=named)
         return {"room_id": room_id}
 
     @endpoint(
@@ -70,10 +72,12 @@ class MembershipAPI:
         body: Reason,
         *,
         via: list[str] | None = None,
+        server_name: list[str] | None = None,
     ) -> JsonObject:
-        del via  # the room is on this server, or it is not known
-        room_id = await self._directory.get_room_id(room_id_or_alias)
-        await self._membership.knock(requester.user_id, room_id, reason=body.reason)
+        """`server_name` is what older clients call `via`."""
+        room_id, servers = await self._directory.resolve(room_id_or_alias)
+        named = [*(via or server_name or ()), *servers]
+        await self._membership.knock(requester.user_id, room_id, reason=body.reason, via=named)
         return {"room_id": room_id}
 
     @endpoint(

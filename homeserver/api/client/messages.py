@@ -11,7 +11,7 @@ from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import client_content, render_event, render_events
+from homeserver.services.client_events import client_content
 from homeserver.services.filters import read_room_event_filter
 from homeserver.services.messages import Messages
 from homeserver.services.room_state import RoomState
@@ -133,15 +133,19 @@ class TimelineAPI:
             limit=limit,
             chosen=chosen,
         )
-        senders = {event.event.sender for event in page.events}
-        members = await self._state.list_members_of(
-            requester.user_id, room_id, senders if chosen.lazy_load_members else ()
+        members = (
+            await self._state.list_members_of(
+                requester.user_id, room_id, {event.event.sender for event in page.events}
+            )
+            if chosen.lazy_load_members
+            else []
         )
-        bundles = await self._aggregations.bundle(requester, room_id, page.events)
+        chunk = await self._aggregations.render(requester, room_id, page.events)
+        state = await self._aggregations.render_state(requester, room_id, members)
         parts = [
-            b'{"chunk":', render_events(page.events, requester, room_id, bundles),
-            b',"state":', render_events(members, requester, room_id),
-            b',"start":', orjson.dumps(page.start),
+            b'{"chunk":[', b",".join(chunk),
+            b'],"state":[', b",".join(state),
+            b'],"start":', orjson.dumps(page.start),
         ]  # fmt: skip
         if page.end is not None:
             parts += [b',"end":', orjson.dumps(page.end)]
@@ -155,13 +159,13 @@ class TimelineAPI:
         self, requester: Requester, room_id: RoomID, event_id: EventID
     ) -> RawJSON:
         found = await self._timeline.get_event(requester.user_id, room_id, event_id)
-        bundles = await self._aggregations.bundle(requester, room_id, [found])
-        return RawJSON(render_event(found, requester, room_id, bundles))
+        return RawJSON((await self._aggregations.render(requester, room_id, [found]))[0])
 
     @endpoint("getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT)
     async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
         found = await self._state.list_state(requester.user_id, room_id)
-        return RawJSON(render_events(found, requester, room_id))
+        jsons = await self._aggregations.render_state(requester, room_id, found)
+        return RawJSON(b"[" + b",".join(jsons) + b"]")
 
     @endpoint(
         "getRoomStateWithKey", "GET",
@@ -180,7 +184,7 @@ class TimelineAPI:
     ) -> JsonObject | RawJSON:
         found = await self._state.get_state(requester.user_id, room_id, event_type, state_key)
         if format_ == "event":
-            return RawJSON(render_event(found, requester, room_id))
+            return RawJSON((await self._aggregations.render(requester, room_id, [found]))[0])
         return client_content(found)
 
     @endpoint(
@@ -195,14 +199,16 @@ class TimelineAPI:
         membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None,
         not_membership: Literal["join", "invite", "knock", "leave", "ban"] | None = None,
     ) -> RawJSON:
-        found = await self._state.list_members(
+        jsons: list[bytes] = []
+        async for found in self._state.list_members(
             requester.user_id,
             room_id,
             at=at,
             membership=membership,
             not_membership=not_membership,
-        )
-        return RawJSON(b'{"chunk":' + render_events(found, requester, room_id) + b"}")
+        ):
+            jsons += await self._aggregations.render_state(requester, room_id, found)
+        return RawJSON(b'{"chunk":[' + b",".join(jsons) + b"]}")
 
     @endpoint(
         "getJoinedMembersByRoom", "GET", "/_matrix/client/v3/rooms/{roomId}/joined_members",
@@ -211,11 +217,7 @@ class TimelineAPI:
     async def get_joined_members_by_room(self, requester: Requester, room_id: RoomID) -> JsonObject:
         found = await self._state.list_joined(requester.user_id, room_id)
         joined: JsonObject = {}
-        for member in found:
-            content = member.event.content
-            joined[member.event.state_key or ""] = {
-                name: content[key]
-                for name, key in (("display_name", "displayname"), ("avatar_url", "avatar_url"))
-                if isinstance(content.get(key), str)
-            }
+        for user_id, profile in found.items():
+            told = (("display_name", profile.display_name), ("avatar_url", profile.avatar_url))
+            joined[user_id] = {name: value for name, value in told if value is not None}
         return {"joined": joined}

@@ -10,7 +10,6 @@ import orjson
 from homeserver.core.identifiers import EventID, RoomID
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import render_events
 from homeserver.services.relations import ChildrenWanted, Relations
 from homeserver.services.threads import RoomThreads
 from homeserver.transport.endpoint import Auth, RawJSON, endpoint
@@ -119,9 +118,8 @@ class RelationsAPI:
         self, requester: Requester, wanted: ChildrenWanted, *, tells_depth: bool
     ) -> RawJSON:
         page = await self._relations.list_children(requester.user_id, wanted)
-        bundles = await self._aggregations.bundle(requester, wanted.room_id, page.events)
-        chunk = render_events(page.events, requester, wanted.room_id, bundles)
-        parts = [b'{"chunk":', chunk]
+        chunk = await self._aggregations.render(requester, wanted.room_id, page.events)
+        parts = [b'{"chunk":[', b",".join(chunk), b"]"]
         if page.next_batch is not None:
             parts += [b',"next_batch":', orjson.dumps(page.next_batch)]
         if wanted.start is not None:
@@ -144,13 +142,14 @@ class RelationsAPI:
         from_: str | None = None,
     ) -> RawJSON:
         page = await self._threads.list_roots(
-            requester,
+            requester.user_id,
             room_id,
             only_participated=include == "participated",
             start=from_,
             limit=limit,
         )
-        parts = [b'{"chunk":', render_events(page.roots, requester, room_id, page.bundles)]
+        chunk = await self._aggregations.render(requester, room_id, page.roots)
+        parts = [b'{"chunk":[', b",".join(chunk), b"]"]
         if page.next_batch is not None:
             parts += [b',"next_batch":', orjson.dumps(page.next_batch)]
         return RawJSON(b"".join([*parts, b"}"]))

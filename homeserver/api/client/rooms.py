@@ -1,6 +1,6 @@
-"""Creating rooms, aliases, and which rooms a user is in.
+"""Creating and upgrading rooms, aliases, and which rooms a user is in.
 
-spec: client-server-api/#creation, #room-aliases, #room-membership, v1.19.
+spec: client-server-api/#creation, #room-upgrades, #room-aliases, #room-membership, v1.19.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.directory import Directory
 from homeserver.services.room_creation import RoomCreation, RoomWish
+from homeserver.services.room_upgrades import RoomUpgrades, UpgradeWish
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
 
 
@@ -21,13 +22,23 @@ class AliasOf:
 class RoomsAPI:
     """Making rooms and finding them."""
 
-    def __init__(self, creation: RoomCreation, directory: Directory) -> None:
+    def __init__(
+        self, creation: RoomCreation, upgrades: RoomUpgrades, directory: Directory
+    ) -> None:
         self._creation = creation
+        self._upgrades = upgrades
         self._directory = directory
 
     @endpoint("createRoom", "POST", "/_matrix/client/v3/createRoom", auth=Auth.CLIENT)
     async def create_room(self, requester: Requester, body: RoomWish) -> JsonObject:
         return {"room_id": await self._creation.create(requester.user_id, body)}
+
+    @endpoint("upgradeRoom", "POST", "/_matrix/client/v3/rooms/{roomId}/upgrade", auth=Auth.CLIENT)
+    async def upgrade_room(
+        self, requester: Requester, room_id: RoomID, body: UpgradeWish
+    ) -> JsonObject:
+        new_id = await self._upgrades.upgrade(requester.user_id, room_id, body)
+        return {"replacement_room": new_id}
 
     @endpoint("getJoinedRooms", "GET", "/_matrix/client/v3/joined_rooms", auth=Auth.CLIENT)
     async def get_joined_rooms(self, requester: Requester) -> JsonObject:
@@ -37,8 +48,8 @@ class RoomsAPI:
         "getRoomIdByAlias", "GET", "/_matrix/client/v3/directory/room/{roomAlias}", auth=Auth.NONE
     )
     async def get_room_id_by_alias(self, room_alias: RoomAlias) -> JsonObject:
-        room_id = await self._directory.get_room_id(room_alias)
-        return {"room_id": room_id, "servers": list(await self._directory.list_servers(room_id))}
+        room_id, servers = await self._directory.resolve(room_alias)
+        return {"room_id": room_id, "servers": list(servers)}
 
     @endpoint(
         "setRoomAlias", "PUT", "/_matrix/client/v3/directory/room/{roomAlias}", auth=Auth.CLIENT

@@ -75,6 +75,7 @@ class ExtensionBody:
 class ToDeviceBody:
     enabled: bool | None = None
     since: str | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class SlidingSyncAPI:
                 if (wish := getattr(extensions, name)) is not None and wish.enabled
             },
             to_device_since=_since(to_device) if wants_to_device else None,
+            to_device_limit=to_device.limit if to_device is not None else None,
             wants_e2ee=extensions.e2ee is not None and extensions.e2ee.enabled is True,
         )
         wish = body.set_presence or set_presence

@@ -4,7 +4,7 @@ spec: client-server-api/#api-versions, #capabilities-negotiation, #server-discov
 """
 
 from homeserver.core.json_types import JsonObject
-from homeserver.core.room_versions import CREATABLE_ROOM_VERSIONS
+from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.requester import Requester
 from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
 
@@ -43,7 +43,7 @@ class VersionsAPI:
     )  # fmt: skip
     async def get_capabilities(self, requester: Requester) -> JsonObject:
         del requester  # the same for everybody
-        available: JsonObject = dict.fromkeys(CREATABLE_ROOM_VERSIONS, "stable")
+        available: JsonObject = dict.fromkeys(ROOM_VERSIONS, "stable")
         return {
             "capabilities": {
                 "m.room_versions": {

@@ -1,1 +1,1 @@
-"""homeserver.api.federation."""
+"""The server-server API: declarations only."""

@@ -29,9 +29,11 @@ class DeviceExtensions:
         self._device_lists = device_lists
         self._user_parts = user_parts
 
-    async def to_device(self, requester: Requester, since: int, now: SyncToken) -> JsonObject:
+    async def to_device(
+        self, requester: Requester, since: int, now: SyncToken, limit: int | None
+    ) -> JsonObject:
         known = None if since == 0 else replace(now, to_device=since)
-        part = await self._user_parts.to_device(requester, known, now)
+        part = await self._user_parts.to_device(requester, known, now, limit=limit)
         return {"next_batch": str(part.up_to), "events": list(part.events)}
 
     async def e2ee(

@@ -36,6 +36,11 @@ class RoomFacts:
         self._joined: OrderedDict[int, Facts] = OrderedDict()
         """By room number: a room is loaded to ask it only if it has moved since."""
 
+    def find(self, mine: RoomOfUser, position: int) -> Facts | None:
+        """Return what is known of a room that the user is in and that has not moved since."""
+        known = self._joined.get(mine.room_nid) if mine.membership == "join" else None
+        return known if known is not None and known.at >= position else None
+
     async def of(self, user_id: UserID, mine: RoomOfUser, position: int) -> Facts:
         """`position` is the room's newest event."""
         if mine.membership in ("invite", "knock"):
@@ -55,6 +60,10 @@ class RoomFacts:
                 self._joined.popitem(last=False)
         self._joined.move_to_end(mine.room_nid)
         return known
+
+    async def is_ignored(self, user_id: UserID, mine: RoomOfUser) -> bool:
+        """Tell whether this is an invitation by somebody whom the user ignores."""
+        return await self._room_parts.is_ignored(user_id, mine)
 
     async def in_spaces(self, spaces: Iterable[str], joined: set[RoomID]) -> set[str]:
         """Return the rooms directly in any of these spaces that the user is joined to."""

@@ -7,6 +7,7 @@ listed, unless the connection has been told of them: it must learn that they are
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.user_rooms import RoomOfUser, UserRooms
@@ -51,6 +52,10 @@ class RoomList:
         self._facts = facts
         self._is_own: OrderedDict[int, bool] = OrderedDict()
         """By the event that ended a membership: whether it was the user's own doing."""
+        self._listed: OrderedDict[UserID, Mapping[RoomID, Listed]] = OrderedDict()
+        """What the newest request listed, for the next to take what has not moved from it."""
+        self._remembered = 0
+        """How many rooms that is in all."""
 
     async def all(
         self, user_id: UserID, rooms: Iterable[RoomOfUser], told: Collection[RoomID]
@@ -63,15 +68,31 @@ class RoomList:
         rooms = list(rooms)
         joined = [room for room in rooms if room.membership == "join"]
         last = await self._user_rooms.last_events(joined)
-        listed = [Listed(room, last.get(room.room_nid, 0)) for room in joined]
+        before = self._listed.get(user_id, {})
+        listed = [
+            old
+            if (old := before.get(room.room_id)) is not None
+            and old.mine is room
+            and old.position == last.get(room.room_nid, 0)
+            else Listed(room, last.get(room.room_nid, 0))
+            for room in joined
+        ]
         others = [room for room in rooms if room.membership != "join"]
         listed += [
             Listed(room, room.event_nid)
             for room in others
             if room.room_id in told or await self._is_shown(user_id, room)
         ]
-        listed.sort(key=lambda each: each.position, reverse=True)
-        return {each.mine.room_id: each for each in listed}
+        listed.sort(key=attrgetter("position"), reverse=True)
+        found = {each.mine.room_id: each for each in listed}
+        self._remember(user_id, found)
+        return found
+
+    def _remember(self, user_id: UserID, listed: dict[RoomID, Listed]) -> None:
+        self._remembered += len(listed) - len(self._listed.pop(user_id, ()))
+        self._listed[user_id] = listed
+        while self._remembered > _MAX_REMEMBERED:
+            self._remembered -= len(self._listed.popitem(last=False)[1])
 
     async def match(
         self,
@@ -106,7 +127,7 @@ class RoomList:
     async def _is_shown(self, user_id: UserID, room: RoomOfUser) -> bool:
         """Tell whether one who is not in the room, and never heard of it, hears of it."""
         if room.membership in ("invite", "knock"):
-            return True
+            return not await self._facts.is_ignored(user_id, room)
         if room.joined_nid is None:
             return False
         return room.membership == "ban" or not await self._has_left_himself(user_id, room)
@@ -125,7 +146,9 @@ class RoomList:
     async def _filter(
         self, user_id: UserID, listed: Mapping[RoomID, Listed], marks: Marks, filters: Filters
     ) -> list[Listed]:
-        found = [each for each in listed.values() if _passes_marks(each.mine, marks, filters)]
+        found = list(listed.values())
+        if _asks_for_marks(filters):
+            found = [each for each in found if _passes_marks(each.mine, marks, filters)]
         if filters.spaces is not None:
             joined = {e.mine.room_id for e in listed.values() if e.mine.membership == "join"}
             in_spaces = await self._facts.in_spaces(filters.spaces, joined)
@@ -135,7 +158,9 @@ class RoomList:
             return found
         passed = []
         for each in found:
-            facts = await self._facts.of(user_id, each.mine, each.position)
+            facts = self._facts.find(each.mine, each.position)
+            if facts is None:
+                facts = await self._facts.of(user_id, each.mine, each.position)
             if (
                 filters.is_encrypted in (None, facts.is_encrypted)
                 and (filters.room_types is None or facts.room_type in filters.room_types)
@@ -143,6 +168,11 @@ class RoomList:
             ):
                 passed.append(each)
         return passed
+
+
+def _asks_for_marks(filters: Filters) -> bool:
+    asked = (filters.is_dm, filters.is_invited, filters.tags, filters.not_tags)
+    return any(filter_ is not None for filter_ in asked)
 
 
 def _passes_marks(mine: RoomOfUser, marks: Marks, filters: Filters) -> bool:

@@ -17,14 +17,13 @@ from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import NO_BUNDLES, Bundles
 from homeserver.services.room_state import RoomState
 from homeserver.services.sliding_sync.connections import Told
 from homeserver.services.sliding_sync.room_list import Match
 from homeserver.services.sliding_sync.summary import summarize
 from homeserver.services.sliding_sync.wishes import RoomConfig
 from homeserver.services.sync.rooms import RoomParts, Span
-from homeserver.services.timeline import make_token
+from homeserver.services.timeline import make_token, place_before
 from homeserver.storage import sliding_sync
 from homeserver.storage.database import Database
 
@@ -218,10 +217,14 @@ class RoomResults:
         if told is None:
             fields["initial"] = True
         if span.timeline or span.is_limited or told is None:
-            bundles = NO_BUNDLES
-            if span.is_limited or whole:
-                bundles = await self._aggregations.bundle(requester, room.room_id, span.timeline)
-            fields["timeline"] = _render(span.timeline, requester, bundles)
+            jsons = await self._aggregations.render(
+                requester,
+                room.room_id,
+                span.timeline,
+                with_room=False,
+                is_live=not span.is_limited and not whole,
+            )
+            fields["timeline"] = _array(jsons)
             fields["limited"] = span.is_limited
             fields["num_live"] = sum(
                 moment.since is not None and event.event_nid > moment.since
@@ -229,15 +232,19 @@ class RoomResults:
             )
             first = span.timeline[0] if span.timeline else None
             fields["prev_batch"] = (
-                make_token((first.event.depth, first.event_nid - 1))
+                make_token(place_before(first))
                 if first is not None
                 else f"s{moment.now}_0_0_0_0_0_0"
             )
         if state.events or state.removed or told is None:
-            stubs = b",".join(
-                orjson.dumps({"type": slot[0], "state_key": slot[1]}) for slot in state.removed
+            jsons = await self._aggregations.render_state(
+                requester, room.room_id, state.events, with_room=False
             )
-            fields["required_state"] = _render(state.events, requester, stubs=stubs)
+            stubs = [
+                orjson.dumps({"type": event_type, "state_key": state_key})
+                for event_type, state_key in state.removed
+            ]
+            fields["required_state"] = _array([*jsons, *stubs])
         return fields
 
     async def _state_now(
@@ -377,14 +384,5 @@ def _told_of_membership(moment: Moment, match: Match, *, is_dm: bool) -> Told:
     return Told(moment.now, match.config, _ALL, is_dm, match.listed.mine.event_nid)
 
 
-def _render(
-    found: Iterable[TimelineEvent],
-    requester: Requester,
-    bundles: Bundles = NO_BUNDLES,
-    stubs: bytes = b"",
-) -> orjson.Fragment:
-    jsons = [
-        event.json_for(requester.user_id, requester.device_id, bundles.get(event.event_nid))
-        for event in found
-    ]
-    return orjson.Fragment(b"[" + b",".join([*jsons, *([stubs] if stubs else [])]) + b"]")
+def _array(jsons: Iterable[bytes]) -> orjson.Fragment:
+    return orjson.Fragment(b"[" + b",".join(jsons) + b"]")

@@ -87,7 +87,7 @@ class SlidingSync:
         while True:
             rooms = await self._user_rooms.rooms_of(wanted.requester.user_id)
             keys = [room.room_id for room in rooms.values() if room.membership == "join"]
-            with self._waiting.for_any([wanted.requester.user_id, *keys]) as news:  # 1
+            with self._waiting.for_any(wanted.requester, keys) as news:  # 1
                 now = current_token(self._streams)  # 2
                 built = await self._build(wanted, before, now)  # 3
                 left = deadline - self._waiting.now
@@ -108,7 +108,11 @@ class SlidingSync:
         if any(account_data):
             marks = marks.after(*account_data)
         rooms = list((await self._user_rooms.rooms_of(user_id)).values())
-        standings = [room for r in rooms if (room := standing_at(r, now.events)) is not None]
+        standings = [
+            room
+            for each in rooms
+            if (room := each if each.event_nid <= now.events else standing_at(each, now.events))
+        ]
         told = before.rooms if before is not None else {}
         listed = await self._parts.room_list.all(user_id, standings, told)
         matches = await self._parts.room_list.match(
@@ -219,7 +223,7 @@ class SlidingSync:
             return keys_at, False
         if wanted.to_device_since is not None:
             to_device = await self._parts.device_extensions.to_device(
-                requester, wanted.to_device_since, now
+                requester, wanted.to_device_since, now, wanted.to_device_limit
             )
             extensions["to_device"] = to_device
             is_news = bool(to_device["events"])

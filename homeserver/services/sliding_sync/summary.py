@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
-from homeserver.services.sync.rooms import find_heroes
+from homeserver.services.sync.heroes import find_heroes
 
 _Hero = tuple[UserID, str | None, str | None]
 """User, display name, avatar."""

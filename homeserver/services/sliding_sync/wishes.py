@@ -121,6 +121,7 @@ class SlidingRequest:
     """By name: account_data, receipts, typing; those that are enabled."""
     to_device_since: int | None = None
     """None: the extension is not enabled; 0: from the beginning."""
+    to_device_limit: int | None = None
     wants_e2ee: bool = False
 
 

@@ -4,29 +4,32 @@ spec: client-server-api/#get_matrixclientv3sync, #lazy-loading-room-members, v1.
 before the timeline, plus the state events in it, is the room's state at the end of the timeline.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 
+from homeserver.core.events import restore_event
 from homeserver.core.filters import RoomEventFilter, SyncFilter
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
+from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.engine.user_rooms import RoomOfUser
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.client_events import NO_BUNDLES, Bundles
 from homeserver.services.room_state import RoomState
-from homeserver.services.timeline import Timeline, make_token
-from homeserver.storage import events, memberships
+from homeserver.services.sync.heroes import NAMING, find_heroes, summarize
+from homeserver.services.sync.sent_members import SentTo
+from homeserver.services.timeline import Timeline, make_token, place_before
+from homeserver.storage import events, memberships, out_of_band
 from homeserver.storage.database import Database
+from homeserver.storage.events import decode_event_id
 
 _DEFAULT_LIMIT = 10
 _MAX_LIMIT = 100
-_MAX_HEROES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,12 @@ class Wish:
     now: int
     full_state: bool
     use_state_after: bool
+    sent: SentTo
+    """Which member events need not be repeated."""
+
+    @property
+    def state_key(self) -> bytes:
+        return b'"state_after"' if self.use_state_after else b'"state"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,8 @@ class RoomParts:
         room = await self._live_rooms.find(mine.room_id)
         if room is None:
             return None
+        if room.is_partial and not wish.chosen.room.state.lazy_load_members:
+            return None  # it is shown as new when all its members are known
         is_new = wish.since is None or (mine.joined_nid or 0) > wish.since
         after = 0 if is_new else wish.since or 0
         if not moved and not is_new and not wish.full_state:
@@ -100,7 +111,7 @@ class RoomParts:
         """
         room = await self._live_rooms.find(mine.room_id)
         if room is None:
-            return None
+            return await self._left_outside(wish, mine)
         since = wish.since or 0
         if mine.left_nid is None or mine.left_nid <= since:
             return await self._own_leave(wish, room, mine)
@@ -111,10 +122,49 @@ class RoomParts:
 
     async def _own_leave(self, wish: Wish, room: LiveRoom, mine: RoomOfUser) -> RoomPart:
         stored = await self._db.read(events.list_events, room.room_nid, [mine.event_nid])
+        outside = None if stored else await self._left_outside(wish, mine)
+        if outside is not None:
+            return outside
         timeline = [load_timeline_event(room.version, row) for row in stored]
         chosen = wish.chosen.room.timeline
         timeline = [event for event in timeline if _allows(chosen, event, room.room_id)]
-        return RoomPart(_rendered(timeline, [], wish, mine.event_nid, is_limited=False), False, ())
+        json = await self._render(
+            wish, room, Span(timeline, is_limited=False), timeline, [], mine.event_nid
+        )
+        return RoomPart(json, False, ())
+
+    async def _left_outside(self, wish: Wish, mine: RoomOfUser) -> RoomPart | None:
+        """Return what ended an invitation or a knock while this server was not in the room."""
+        user_id = wish.requester.user_id
+        row = await self._db.read(out_of_band.find_out_of_band, user_id, mine.room_id)
+        if row is None:
+            return None
+        version = ROOM_VERSIONS[row.room_version]
+        event = restore_event(version, decode_event_id(version, row.event_id), row.pdu)
+        found = TimelineEvent(event, mine.event_nid, state_before=None, state_after=None)
+        shown = [found.json] if _allows(wish.chosen.room.timeline, found, mine.room_id) else []
+        json = b"".join(
+            [
+                b'"timeline":{"events":[', _selected(shown, wish.chosen),
+                b'],"limited":false,"prev_batch":', orjson.dumps(make_token(found.position)),
+                b"},", wish.state_key, b':{"events":[]}',
+            ]
+        )  # fmt: skip
+        return RoomPart(json, False, ())
+
+    async def is_ignored(self, user_id: UserID, mine: RoomOfUser) -> bool:
+        """Tell whether this is an invitation by somebody whom the user ignores."""
+        if mine.membership != "invite":
+            return False
+        ignored = await self._timeline.ignored_by(user_id)
+        if not ignored:
+            return False
+        own = [
+            event
+            for event in orjson.loads(await self.stripped_state(user_id, mine))
+            if event.get("type") == MEMBER and event.get("state_key") == user_id
+        ]
+        return any(event.get("sender") in ignored for event in own)
 
     async def stripped_state(self, user_id: UserID, mine: RoomOfUser) -> bytes:
         """Return the JSON array shown to one who is invited or has knocked."""
@@ -135,23 +185,24 @@ class RoomParts:
         changed_members = [event for event in span.timeline if event.event.type == MEMBER]
         if span.is_limited or whole:
             changed_members += [event for event in state if event.event.type == MEMBER]
+        summary: JsonObject = {}
+        if room.membership_of(requester.user_id) == "join" and (
+            whole
+            or changed_members
+            or any(event.event.type in NAMING for event in (*span.timeline, *state))
+        ):
+            summary = summarize(room, requester.user_id)
         if filters.state.lazy_load_members:
+            heroes = find_heroes(room, requester.user_id) if "m.heroes" in summary else []
             state = await self._lazy(
-                requester.user_id, room, state, timeline, up_to=up_to, whole=whole
+                wish, room, span, state, timeline, heroes, up_to=up_to, whole=whole
             )
         state = [event for event in state if _allows(filters.state, event, room.room_id)]
         if not timeline and not state and not is_new and not span.is_limited:
             return RoomPart(b"", True, changed_members)
-        first = span.timeline[0] if span.timeline else None
-        bundles = NO_BUNDLES
-        if span.is_limited:
-            bundles = await self._aggregations.bundle(requester, room.room_id, timeline)
-        json = _rendered(
-            timeline, state, wish, up_to, first=first, is_limited=span.is_limited, bundles=bundles
-        )
-        is_in = room.membership_of(requester.user_id) == "join"
-        if is_in and (whole or changed_members):
-            json += b',"summary":' + orjson.dumps(_summary(room, requester.user_id))
+        json = await self._render(wish, room, span, timeline, state, up_to)
+        if summary:
+            json += b',"summary":' + orjson.dumps(summary)
         return RoomPart(json, False, changed_members)
 
     async def span(
@@ -172,7 +223,12 @@ class RoomParts:
             newest = [load_timeline_event(room.version, row) for row in stored]
         is_limited = len(newest) > limit
         newest = newest[:limit]
-        seen = await self._timeline.visible(user_id, room, newest)
+        for place, event in enumerate(newest):
+            if event.follows_gap:
+                is_limited = True
+                newest = newest[: place + 1]
+                break
+        seen = await self._timeline.may_see(user_id, room, newest)
         if len(seen) < len(newest):
             # Hidden history ends the timeline: what is older is not contiguous with the rest.
             kept = []
@@ -182,6 +238,7 @@ class RoomParts:
                     break
                 kept.append(event)
             newest = kept
+        newest = list(await self._timeline.heeded(user_id, newest))
         newest.reverse()
         return Span(newest, is_limited)
 
@@ -215,10 +272,24 @@ class RoomParts:
             lazy = wish.chosen.room.state.lazy_load_members
             return await self._live_rooms.list_state(room, with_members=not lazy)
         state = await self._states.load_state(room.room_nid, at)
+        if whole and wish.chosen.room.state.lazy_load_members:
+            return await self._without_members(room, state)
         if not whole:
             before = await self._load_state(room, before_nid)
             state = {slot: nid for slot, nid in state.items() if before.get(slot) != nid}
         return await self._room_state.load_events(room, state.values())
+
+    async def _without_members(
+        self, room: LiveRoom, state: Mapping[int, int]
+    ) -> list[TimelineEvent]:
+        """Return the events of a recent state but for those of most members, without reading them.
+
+        What it has in common with the current state is in memory.
+        """
+        newer = {nid for slot, nid in room.state.items() if state.get(slot) != nid}
+        older = [nid for slot, nid in state.items() if room.state.get(slot) != nid]
+        same = [each for each in room.state_events.values() if each.event_nid not in newer]
+        return same + await self._room_state.load_events(room, older)
 
     async def _resolved(
         self, wish: Wish, room: LiveRoom, span: Span, before_nid: int | None, end_nid: int | None
@@ -255,31 +326,94 @@ class RoomParts:
 
     async def _lazy(
         self,
-        user_id: UserID,
+        wish: Wish,
         room: LiveRoom,
-        state: Iterable[TimelineEvent],
+        span: Span,
+        state: Sequence[TimelineEvent],
         timeline: Sequence[TimelineEvent],
+        heroes: Sequence[UserID],
         *,
         up_to: int,
         whole: bool,
     ) -> list[TimelineEvent]:
-        """Leave out members that the timeline does not need.
+        """Leave out members that the timeline does not need, or that the device has been sent.
 
-        NOTSPEC: a member known from an earlier sync is sent again when he speaks; the token, which
-        is all that is remembered, does not say who has been sent.
+        1. What changed in a gap is told, whoever it is.
+        2. Who speaks, as he was when the timeline began; heroes; the user himself, to begin with.
+        3. Who changes in the timeline is told there, unless he spoke before.
         """
-        wanted = {event.event.sender for event in timeline}
+        user_id = wish.requester.user_id
+        kept = [event for event in state if event.event.type != MEMBER or not whole]  # 1
+        wanted = {event.event.sender for event in timeline} | set(heroes)  # 2
         if whole:
-            wanted |= {user_id, *find_heroes(room, user_id)}
-        kept = [event for event in state if event.event.type != MEMBER]
-        in_timeline = {event.event.state_key for event in timeline if event.event.type == MEMBER}
-        wanted -= in_timeline
+            wanted.add(user_id)
+        wanted -= {event.event.state_key for event in kept if event.event.type == MEMBER}
+        earlier: set[UserID] = set()
+        if not wish.use_state_after:  # 3
+            spoke: set[UserID] = set()
+            for event in timeline:
+                changing = UserID(event.event.state_key or "")
+                if event.event.type == MEMBER and changing in wanted:
+                    wanted.discard(changing)
+                    if changing in spoke:
+                        earlier.add(changing)
+                spoke.add(event.event.sender)
         if up_to >= room.last_event or room.membership_of(user_id) == "join":
-            return kept + await self._live_rooms.list_member_events(room, wanted)
-        # He has left: who changed his name since then is none of his business.
-        at = await self.state_number(room, up_to)
-        past = [] if at is None else await self._room_state.list_state_at(room, at, only=MEMBER)
-        return kept + [event for event in past if event.event.state_key in wanted]
+            members = await self._live_rooms.list_member_events(room, wanted)
+        else:  # he has left: who changed his name since then is none of his business
+            members = await self._members_at(room, await self.state_number(room, up_to), wanted)
+        if earlier:
+            members += await self._members_at(room, span.timeline[0].state_before, earlier)
+        repeats = whole or wish.chosen.room.state.include_redundant_members
+        members = [e for e in members if repeats or e.event_nid not in wish.sent]
+        for event in (*kept, *members, *timeline):
+            if event.event.type == MEMBER:
+                wish.sent.note(event.event_nid)
+        return kept + members
+
+    async def _members_at(
+        self, room: LiveRoom, state_nid: int | None, wanted: Collection[UserID]
+    ) -> list[TimelineEvent]:
+        if state_nid is None or not wanted:
+            return []
+        past = await self._room_state.list_state_at(room, state_nid, only=MEMBER)
+        return [event for event in past if event.event.state_key in wanted]
+
+    async def _render(
+        self,
+        wish: Wish,
+        room: LiveRoom,
+        span: Span,
+        timeline: Sequence[TimelineEvent],
+        state: Sequence[TimelineEvent],
+        up_to: int,
+    ) -> bytes:
+        """`timeline` is what the filter has left of the span."""
+        first = span.timeline[0] if span.timeline else None
+        prev_batch = (
+            make_token(place_before(first)) if first is not None else f"s{up_to}_0_0_0_0_0_0"
+        )
+        if wish.chosen.is_federation_format:
+            shown, told = ([_pdu(event) for event in found] for found in (timeline, state))
+        else:
+            shown = await self._aggregations.render(
+                wish.requester,
+                room.room_id,
+                timeline,
+                with_room=False,
+                is_live=not span.is_limited,
+            )
+            told = await self._aggregations.render_state(
+                wish.requester, room.room_id, state, with_room=False
+            )
+        return b"".join(
+            [
+                b'"timeline":{"events":[', _selected(shown, wish.chosen),
+                b'],"limited":', b"true" if span.is_limited else b"false",
+                b',"prev_batch":', orjson.dumps(prev_batch), b"},",
+                wish.state_key, b':{"events":[', _selected(told, wish.chosen), b"]}",
+            ]
+        )  # fmt: skip
 
 
 def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
@@ -302,70 +436,15 @@ def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> b
     )
 
 
-def _render(found: Collection[TimelineEvent], wish: Wish, bundles: Bundles = NO_BUNDLES) -> bytes:
-    requester = wish.requester
-    jsons = [
-        event.json_for(requester.user_id, requester.device_id, bundles.get(event.event_nid))
-        for event in found
-    ]
-    if wish.chosen.event_fields is not None:
-        jsons = [orjson.dumps(wish.chosen.select_fields(orjson.loads(json))) for json in jsons]
-    return b"[" + b",".join(jsons) + b"]"
+def _pdu(found: TimelineEvent) -> bytes:
+    """Return the event as servers exchange it, with its id, which newer versions leave out."""
+    pdu = found.shown.pdu_bytes
+    if "event_id" in found.event.pdu:
+        return pdu
+    return b'{"event_id":%b,%b' % (orjson.dumps(found.event.event_id), pdu[1:])
 
 
-def _rendered(
-    timeline: Sequence[TimelineEvent],
-    state: Sequence[TimelineEvent],
-    wish: Wish,
-    up_to: int,
-    *,
-    first: TimelineEvent | None = None,
-    is_limited: bool,
-    bundles: Bundles = NO_BUNDLES,
-) -> bytes:
-    """`first` is where the timeline begins, before the filter's types."""
-    prev_batch = (
-        make_token((first.event.depth, first.event_nid - 1))
-        if first is not None
-        else f"s{up_to}_0_0_0_0_0_0"
-    )
-    state_key = b'"state_after"' if wish.use_state_after else b'"state"'
-    return b"".join(
-        [
-            b'"timeline":{"events":', _render(timeline, wish, bundles),
-            b',"limited":', b"true" if is_limited else b"false",
-            b',"prev_batch":', orjson.dumps(prev_batch),
-            b"},", state_key, b':{"events":', _render(state, wish), b"}",
-        ]
-    )  # fmt: skip
-
-
-def find_heroes(room: LiveRoom, user_id: UserID) -> list[UserID]:
-    """The first members other than the user: those who are in, else those invited, else gone."""
-    heroes = []
-    for member in room.joined:
-        if member != user_id:
-            heroes.append(member)
-            if len(heroes) == _MAX_HEROES:
-                return heroes
-    for wanted in (("invite",), ("leave", "ban")):
-        if wanted[0] == "leave" and heroes:
-            break
-        for member, standing in room.members.items():
-            if standing.membership in wanted and member != user_id:
-                heroes.append(member)
-                if len(heroes) == _MAX_HEROES:
-                    return heroes
-    return heroes
-
-
-def _summary(room: LiveRoom, user_id: UserID) -> JsonObject:
-    summary: JsonObject = {
-        "m.joined_member_count": len(room.joined),
-        "m.invited_member_count": room.invited_count,
-    }
-    name = room.find_content("m.room.name").get("name")
-    alias = room.find_content("m.room.canonical_alias").get("alias")
-    if not name and not alias:
-        summary["m.heroes"] = list(find_heroes(room, user_id))
-    return summary
+def _selected(jsons: Sequence[bytes], chosen: SyncFilter) -> bytes:
+    if chosen.event_fields is not None:
+        jsons = [orjson.dumps(chosen.select_fields(orjson.loads(json))) for json in jsons]
+    return b",".join(jsons)

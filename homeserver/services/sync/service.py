@@ -8,8 +8,9 @@ spec: client-server-api/#get_matrixclientv3sync, v1.19.
 4. Without news and with a timeout, wait, and begin again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import orjson
@@ -23,12 +24,16 @@ from homeserver.engine.streams import Streams
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.user_rooms import RoomOfUser, UserRooms
 from homeserver.requester import Requester
-from homeserver.services.sync.room_extras import RoomExtras, render_events
+from homeserver.services.sync.room_extras import Extras, RoomExtras, render_events
 from homeserver.services.sync.rooms import RoomParts, Wish
+from homeserver.services.sync.sent_members import SentMembers
 from homeserver.services.sync.token import SyncToken, current_token, parse_token
 from homeserver.services.sync.user_parts import UserParts
 
-_EMPTY_PART = b'"timeline":{"events":[],"limited":false,"prev_batch":%s},"state":{"events":[]}'
+_TICK_SECONDS = 0.25
+_EXACT_SECONDS = 5.0
+"""Shorter waits end exactly when they should."""
+_EMPTY_PART = b'"timeline":{"events":[],"limited":false,"prev_batch":%b},%b:{"events":[]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +46,90 @@ class SyncRequest:
     use_state_after: bool = False
 
 
+class Alarms:
+    """Ends of long polls: those that are due at about the same time share one timer."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[int, set[Callable[[], None]]] = {}
+
+    def call_within(self, seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+        """Call when the time is over, or a little before; returns what cancels it."""
+        if seconds < _EXACT_SECONDS:
+            return partial(cancel_call, self._clock.call_later(seconds, call))
+        now = self._clock.monotonic()
+        tick = int((now + seconds) / _TICK_SECONDS)
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            self._clock.call_later(tick * _TICK_SECONDS - now, partial(self._ring, tick))
+        due.add(call)
+        return partial(due.discard, call)
+
+    def _ring(self, tick: int) -> None:
+        for call in tuple(self._due.pop(tick)):
+            call()
+
+
 class News:
     """One wait, under way since it was made."""
 
-    def __init__(self, notifier: Notifier[Committed], clock: Clock, keys: Sequence[str]) -> None:
-        self._notifier = notifier
-        self._clock = clock
-        self._waiting = notifier.wait(keys)
+    def __init__(self, waiting: "Waiting", requester: Requester, keys: Sequence[str]) -> None:
+        self._shared = waiting
+        self._requester = requester
+        self._waiting = waiting.notifier.wait([requester.user_id, *keys])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._notifier.forget(self._waiting)
+        self._shared.notifier.forget(self._waiting)
 
     async def within(self, seconds: float) -> bool:
-        """Return whether there was a change in that time."""
+        """Return whether there was a change in that time.
+
+        Raises UnknownToken when the session has ended meanwhile.
+        """
         has_ended = False
 
         def end() -> None:
             nonlocal has_ended
             has_ended = True
-            self._notifier.end(self._waiting)
+            self._shared.notifier.end(self._waiting)
 
-        timer = self._clock.call_later(seconds, end)
+        cancel = self._shared.alarms.call_within(seconds, end)
         try:
             await self._waiting
         finally:
-            cancel_call(timer)
-        return not has_ended
+            cancel()
+        if has_ended or self._shared.notifier.is_closed:
+            return False
+        await self._shared.check_session(self._requester)
+        return True
 
 
 class Waiting:
-    """Begins waits for changes of any of some keys."""
+    """Begins waits for changes that concern somebody."""
 
-    def __init__(self, notifier: Notifier[Committed], clock: Clock) -> None:
-        self._notifier = notifier
+    def __init__(
+        self,
+        notifier: Notifier[Committed],
+        clock: Clock,
+        check_session: Callable[[Requester], Awaitable[None]],
+    ) -> None:
+        """`check_session` raises UnknownToken; whoever ends sessions wakes their user."""
+        self.notifier = notifier
+        self.alarms = Alarms(clock)
+        self.check_session = check_session
         self._clock = clock
 
     @property
     def now(self) -> float:
         return self._clock.monotonic()
 
-    def for_any(self, keys: Sequence[str]) -> News:
-        return News(self._notifier, self._clock, keys)
+    def for_any(self, requester: Requester, keys: Sequence[str]) -> News:
+        """`keys` beside the requester's own: his rooms."""
+        return News(self, requester, keys)
 
 
 class Sync:
@@ -103,6 +148,7 @@ class Sync:
         self._room_parts = room_parts
         self._room_extras = room_extras
         self._user_parts = user_parts
+        self._sent_members = SentMembers()
 
     async def sync(self, wanted: SyncRequest) -> bytes:
         """Return the response's JSON. Raises InvalidParam for a token of another server."""
@@ -110,9 +156,9 @@ class Sync:
         while True:
             rooms = await self._user_rooms.rooms_of(wanted.requester.user_id)
             keys = [room.room_id for room in rooms.values() if room.membership == "join"]
-            with self._waiting.for_any([wanted.requester.user_id, *keys]) as news:  # 1
+            with self._waiting.for_any(wanted.requester, keys) as news:  # 1
                 now = current_token(self._streams)  # 2
-                since = None if wanted.since is None else parse_token(wanted.since, now)
+                since = None if wanted.since is None else parse_token(wanted.since, self._streams)
                 body, is_empty = await self._build(wanted, since, now)  # 3
                 left = deadline - self._waiting.now
                 if not is_empty or since is None or wanted.full_state or left <= 0:
@@ -150,6 +196,7 @@ class Sync:
             now.events,
             wanted.full_state,
             wanted.use_state_after,
+            self._sent_members.begin(requester, wanted.since),
         )
         sections: dict[str, list[bytes]] = {"join": [], "invite": [], "knock": [], "leave": []}
         changed_members: list[tuple[RoomID, TimelineEvent]] = []
@@ -172,16 +219,18 @@ class Sync:
                 continue
             json = part.json
             if part.is_empty:
-                json = _EMPTY_PART % orjson.dumps(str(now))
+                json = _EMPTY_PART % (orjson.dumps(str(now)), wish.state_key)
             json += b',"ephemeral":' + render_events(extras.ephemeral.get(room.room_id, ()))
             json += b',"account_data":' + render_events(
                 extras.room_account_data.get(room.room_id, ())
             )
             shown[room.room_id] = (room.room_nid, json)
         sections["join"] = await self._with_unread(user_id, shown, chosen)
-        await self._other_rooms(wish, mine, sections)
+        await self._other_rooms(wish, mine, sections, extras)
         to_device = await self._user_parts.to_device(requester, since, now)
-        parts = [b'{"next_batch":', orjson.dumps(str(replace(now, to_device=to_device.up_to)))]
+        next_batch = str(replace(now, to_device=to_device.up_to))
+        self._sent_members.end(requester, wanted.since, wish.sent, next_batch)
+        parts = [b'{"next_batch":', orjson.dumps(next_batch)]
         is_empty = not any(sections.values())
         if not is_empty:
             parts += [b',"rooms":{', _sections(sections), b"}"]
@@ -229,15 +278,22 @@ class Sync:
         ]
 
     async def _other_rooms(
-        self, wish: Wish, mine: Sequence[RoomOfUser], sections: Mapping[str, list[bytes]]
+        self,
+        wish: Wish,
+        mine: Sequence[RoomOfUser],
+        sections: Mapping[str, list[bytes]],
+        extras: Extras,
     ) -> None:
         """Invitations, knocks, and the rooms that the user has left since."""
+        user_id = wish.requester.user_id
         for room in mine:
             is_news = wish.since is None or room.event_nid > wish.since
             if not is_news:
                 continue
             if room.membership in ("invite", "knock"):
-                state = await self._room_parts.stripped_state(wish.requester.user_id, room)
+                if await self._room_parts.is_ignored(user_id, room):
+                    continue
+                state = await self._room_parts.stripped_state(user_id, room)
                 key = b'"%s_state":{"events":' % room.membership.encode()
                 sections[room.membership].append(_keyed(room.room_id, key + state + b"}"))
             elif room.membership in ("leave", "ban"):
@@ -245,7 +301,9 @@ class Sync:
                     continue
                 part = await self._room_parts.left(wish, room)
                 if part is not None and not part.is_empty:
-                    sections["leave"].append(_keyed(room.room_id, part.json))
+                    account_data = extras.room_account_data.get(room.room_id, ())
+                    json = part.json + b',"account_data":' + render_events(account_data)
+                    sections["leave"].append(_keyed(room.room_id, json))
 
 
 def standing_at(room: RoomOfUser, position: int) -> RoomOfUser | None:

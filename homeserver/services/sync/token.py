@@ -4,7 +4,7 @@
 """
 
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from homeserver.engine.streams import Streams
 from homeserver.errors import InvalidParam
@@ -23,22 +23,27 @@ class SyncToken:
     presence: int
 
     def __str__(self) -> str:
-        return "s" + "_".join(map(str, astuple(self)))
+        return (
+            f"s{self.events}_{self.receipts}_{self.account_data}_{self.to_device}"
+            f"_{self.device_lists}_{self.typing}_{self.presence}"
+        )
 
 
-def parse_token(text: str, now: SyncToken) -> SyncToken:
+def parse_token(text: str, streams: Streams) -> SyncToken:
     """Raises InvalidParam.
 
     Typing and presence live in memory and begin at 0 with each process: an older process's
-    positions, which would be ahead of `now`, mean that everything there is new.
+    positions, which would be ahead, mean that everything there is new. So it is with all of a token
+    from before a backup was restored: what the client knows may never have happened.
     """
     matched = _TOKEN.match(text)
     if matched is None:
         raise InvalidParam("since is not a token of this server")
     positions = [int(group) for group in matched.groups()]
-    positions[5] = positions[5] if positions[5] <= now.typing else 0
-    positions[6] = positions[6] if positions[6] <= now.presence else 0
-    return SyncToken(*positions)
+    positions[5] = positions[5] if positions[5] <= streams.typing.current else 0
+    positions[6] = positions[6] if positions[6] <= streams.presence.current else 0
+    token = SyncToken(*positions)
+    return token if streams.has_history_of(token.events) else SyncToken(*[0] * 7)
 
 
 def current_token(streams: Streams) -> SyncToken:

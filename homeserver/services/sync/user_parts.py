@@ -46,9 +46,15 @@ class UserParts:
         self._max_to_device = max_to_device
 
     async def to_device(
-        self, requester: Requester, since: SyncToken | None, now: SyncToken
+        self,
+        requester: Requester,
+        since: SyncToken | None,
+        now: SyncToken,
+        *,
+        limit: int | None = None,
     ) -> ToDevicePart:
         """Return messages for the device; those it has, as its token says, go for ever."""
+        limit = max(1, min(limit or self._max_to_device, self._max_to_device))
         device_id = requester.device_id
         if device_id is None:
             return ToDevicePart([], now.to_device)
@@ -59,9 +65,9 @@ class UserParts:
         if not await self._to_device.has_messages_after(user_id, device_id, after):
             return ToDevicePart([], now.to_device)
         events, last = await self._to_device.list_for_device(
-            user_id, device_id, after, now.to_device, self._max_to_device
+            user_id, device_id, after, now.to_device, limit
         )
-        is_full = len(events) >= self._max_to_device
+        is_full = len(events) >= limit
         return ToDevicePart(events, last if is_full else now.to_device)
 
     async def presence(

@@ -1,0 +1,111 @@
+"""Learning the members that the answer to a join had left out.
+
+spec: server-server-api/#joining-rooms (`members_omitted`), v1.19. Invariant: a room lacks members
+until one commit gives it all of them, with the state of everything that has come in since the join.
+"""
+
+from homeserver.core.errors import EventRejected, MissingEvent
+from homeserver.core.identifiers import RoomID
+from homeserver.engine.auth_chains import TooFarToWalk
+from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.partial_rooms import PartialRoom, PartialRooms
+from homeserver.engine.recalculation import Recalculated, Recalculation
+from homeserver.engine.received_events import Moved
+from homeserver.engine.remote_server import CountedServer, RemoteFailure, RemoteServer
+from homeserver.engine.room_change import RoomChange
+from homeserver.engine.room_writer import RoomWriter
+from homeserver.engine.state_store import Snapshot
+from homeserver.engine.state_takeover import StateTakeover
+from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.engine.told_states import ToldStates
+from homeserver.errors import ServiceUnavailable
+from homeserver.storage import partial_state
+from homeserver.storage.database import Database
+
+_MAX_REQUESTS = 100
+_MAX_MOVES = 20
+
+
+class PartialStates:
+    def __init__(
+        self,
+        database: Database,
+        partial_rooms: PartialRooms,
+        told: ToldStates,
+        recalculation: Recalculation,
+        takeover: StateTakeover,
+        writer: RoomWriter,
+    ) -> None:
+        self._db = database
+        self._partial_rooms = partial_rooms
+        self._told = told
+        self._recalculation = recalculation
+        self._takeover = takeover
+        self._writer = writer
+
+    async def complete(self, room_id: RoomID, source: RemoteServer) -> None:
+        """Ask a server for the state before the join, and let it take effect.
+
+        1. The state is fetched, checked and stored; it must allow the join.
+        2. The states since are computed; again, if an event came in meanwhile.
+        3. All of it is committed, and those who wait are told.
+
+        Nothing happens if the room lacks no members. Raises RemoteFailure: another server is to be
+        asked; NotFound, ServiceUnavailable.
+        """
+        room = await self._writer.find_room(room_id)
+        partial = await self._partial_rooms.find(room)
+        if partial is None:
+            return
+        try:
+            told = await self._fetch(room, partial, CountedServer(source, _MAX_REQUESTS))  # 1
+            for _ in range(_MAX_MOVES):
+                room = await self._writer.find_room(room_id)
+                if await self._complete(room, partial, told):
+                    self._partial_rooms.note_complete(room_id)
+                    return
+        except (EventRejected, MissingEvent, TooFarToWalk) as error:
+            raise RemoteFailure(f"the state makes no sense: {error}") from error
+        raise ServiceUnavailable("The room moves too fast", retry_after_ms=5000)
+
+    async def _fetch(self, room: LiveRoom, partial: PartialRoom, source: RemoteServer) -> Snapshot:
+        answer = await source.get_state(room.room_id, partial.join_id)
+        told = await self._told.take_in(
+            room, source, answer.state, answer.auth_chain, leaving_out=partial.join_id
+        )
+        await self._told.check_known_join(room, source, partial.join_id, told.state)
+        return told
+
+    async def _complete(self, room: LiveRoom, partial: PartialRoom, told: Snapshot) -> bool:
+        """Return False if an event has come in meanwhile."""
+        placed = await self._db.read(
+            partial_state.list_placed_from, room.room_nid, partial.join_nid
+        )
+        found = await self._recalculation.compute(room, told, placed)  # 2
+        members = await self._takeover.prepare(room, found.current.state)
+        tips = room.tips
+
+        def build(change: RoomChange) -> list[TimelineEvent]:
+            if change.room is not room or change.tips != tips:
+                raise Moved("extremities")
+            self._note(change, found, members)
+            return []
+
+        try:
+            await self._writer.write(room.room_id, [], build)  # 3
+        except Moved:
+            return False
+        finally:
+            room.awaited.clear()
+        self._takeover.remember(room, found.nodes)
+        return True
+
+    def _note(self, change: RoomChange, found: Recalculated, members: dict[int, str]) -> None:
+        for row in found.rows:
+            change.add_state_row(row)
+        change.tips = found.tips
+        change.received.placed += found.placed
+        change.received.completed.append(change.room.room_nid)
+        change.is_partial = False
+        change.forgets_recent = True
+        self._takeover.replace_current(change, found.current, members)

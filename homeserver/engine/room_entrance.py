@@ -1,0 +1,81 @@
+"""Entering rooms of other servers: a room in memory that has no state here yet.
+
+Invariant: until a commit has given the room its state, nobody but the commit loop finds it; and
+what is done to a room from outside is done one after another.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from twisted.internet.defer import DeferredLock
+
+from homeserver.core.identifiers import RoomID
+from homeserver.core.room_versions import RoomVersion
+from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.members import Member
+from homeserver.errors import BadRequest
+from homeserver.storage import memberships, rooms
+from homeserver.storage.database import Database
+from homeserver.storage.query import Txn
+from homeserver.storage.rooms import KnownRoom
+
+
+class RoomEntrance:
+    def __init__(self, database: Database, live_rooms: LiveRooms) -> None:
+        self._db = database
+        self._live_rooms = live_rooms
+        self._locks: dict[RoomID, DeferredLock] = {}
+
+    @asynccontextmanager
+    async def open(self, room_id: RoomID, version: RoomVersion) -> AsyncIterator[LiveRoom]:
+        """Have the room to oneself among those who enter it; it is made known if it is not.
+
+        Raises BadRequest when the room is known to be of another version.
+        """
+        lock = self._locks.setdefault(room_id, DeferredLock())
+        await lock.acquire()
+        try:
+            room = await self._live_rooms.find(room_id)
+            if room is None:
+                room = await self._begin(room_id, version)
+                self._live_rooms.enter(room)
+            _check_version(room.version.id, version)
+            try:
+                yield room
+            finally:
+                self._live_rooms.end_entering(room)
+        finally:
+            lock.release()
+            if not lock.locked:
+                self._locks.pop(room_id, None)
+
+    async def _begin(self, room_id: RoomID, version: RoomVersion) -> LiveRoom:
+        known = await self._db.run(begin_txn, room_id, version.id)
+        _check_version(known.room_version, version)
+        room = LiveRoom(known.room_nid, room_id, version)
+        for member in await self._db.read(memberships.list_members, room.room_nid):
+            room.set_member(
+                member.user_id,
+                Member(
+                    memberships.NAMES[member.membership],
+                    member.event_nid,
+                    member.joined_nid,
+                    member.left_nid,
+                    other_event=0,
+                ),
+            )
+        return room
+
+
+def begin_txn(txn: Txn, room_id: RoomID, room_version: str) -> KnownRoom:
+    room_nid = rooms.insert_room(txn, room_id, room_version)
+    if room_nid is not None:
+        return KnownRoom(room_nid, room_version)
+    known = rooms.find_room(txn, room_id)
+    assert known is not None, "rooms are not deleted while the server runs"
+    return known
+
+
+def _check_version(known: str, version: RoomVersion) -> None:
+    if known != version.id:
+        raise BadRequest(f"The room is of version {known}", errcode="M_INCOMPATIBLE_ROOM_VERSION")

@@ -1,0 +1,246 @@
+"""Giving a room another current state as a whole: one that other servers have told of.
+
+Used where this server enters a room, and where it learns what a first answer left out.
+Invariant: afterwards memory and rows say of each member what the new state says, though of tens of
+thousands of members not one event is rendered.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from homeserver.core.events import Event
+from homeserver.core.identifiers import EventID, ServerName, UserID, server_name_of
+from homeserver.core.state_map import REMOVED, State
+from homeserver.engine.dictionary import Dictionary
+from homeserver.engine.event_graph import EventGraph, Node
+from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
+from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.members import Member
+from homeserver.engine.not_loaded import NotLoaded, Wanted
+from homeserver.engine.received_rows import JoinedRow
+from homeserver.engine.room_change import RoomChange, RoomChanges
+from homeserver.engine.state_at_event import StateAtEvent
+from homeserver.engine.state_store import Snapshot, StateStore
+from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.engine.tips import make_tip
+from homeserver.storage.events import AFTER_GAP
+from homeserver.storage.memberships import NUMBERS, NewMembership
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A join by which this server enters a room, with what is known there."""
+
+    event: Event
+    before: Snapshot
+    members: Mapping[int, str]
+    """Membership by number of the member event."""
+    parents: Sequence[int]
+    missing_parents: Sequence[EventID]
+    auth_events: Sequence[int]
+    servers: Sequence[ServerName] | None
+    """Set if the state lacks members: the servers that are in the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A whole state and what it says of members."""
+
+    after: Snapshot
+    members: Mapping[int, str]
+    """Membership by number of the member event."""
+    position: int
+    """From here on it is the current state."""
+
+
+class StateTakeover:
+    def __init__(
+        self,
+        server_name: ServerName,
+        changes: RoomChanges,
+        dictionary: Dictionary,
+        states: StateStore,
+        state_at: StateAtEvent,
+        graph: EventGraph,
+    ) -> None:
+        self._server_name = server_name
+        self._changes = changes
+        self._dictionary = dictionary
+        self._states = states
+        self._state_at = state_at
+        self._graph = graph
+
+    async def prepare(self, room: LiveRoom, state: State) -> dict[int, str]:
+        """Bring into memory what `replace` needs; return the membership by member event.
+
+        What is rendered: state other than members, local members, and who invited them.
+        """
+        names = await self._dictionary.name_slots(list(state))
+        members = {nid: UserID(names[s][1]) for s, nid in state.items() if names[s][0] == MEMBER}
+        nodes = await self._graph.load_numbers(room, members.keys())
+        local = [nid for nid, user in members.items() if self._is_local(user)]
+        inviters = {nodes[nid].event.sender for nid in local}
+        rendered = [nid for slot, nid in state.items() if names[slot][0] != MEMBER]
+        rendered += local + [nid for nid, user in members.items() if user in inviters]
+        await self._dictionary.ensure(list(members.values()), [], [])
+        await self._state_at.load(room, Wanted(timeline=rendered))
+        return {nid: nodes[nid].event.membership or "" for nid in members}
+
+    def take_in(self, change: RoomChange, entry: Entry) -> Node:
+        """Enter a room: the join is its only extremity, the state after it the current one.
+
+        Raises NotLoaded; the change is then to be undone.
+        """
+        room = change.room
+        event = entry.event
+        slot_nid = slot_number(self._dictionary, event)
+        assert slot_nid is not None
+        number = self._changes.allocate()
+        replaces = entry.before.state.get(slot_nid)
+        replaced = None if replaces is None else find_event(change, replaces)
+        after = self._states.change(room.room_nid, entry.before, [(slot_nid, number)])
+        found = TimelineEvent(
+            event,
+            number,
+            state_before=entry.before.tail.state_nid,
+            state_after=after.tail.state_nid,
+            replaced=None if replaced is None else replaced.shown,
+            replaces=replaces,
+            room_state=after.tail.state_nid,
+            follows_gap=bool(entry.missing_parents),
+        )
+        change.stay_out()  # the empty state it began with
+        change.new_events.append(found)
+        change.tips = (make_tip(event, number, after.tail.state_nid),)
+        self.replace(change, Takeover(after, entry.members, number))
+        row = make_row(
+            self._dictionary,
+            change,
+            event,
+            number,
+            state=(entry.before.tail.state_nid, after.tail.state_nid),
+            flags=AFTER_GAP if entry.missing_parents else 0,
+            auth_events=entry.auth_events,
+            replaces=replaces,
+            parents=entry.parents,
+            room_state=after.tail.state_nid,
+        )
+        change.event_rows.append(row)
+        note_parents(change, row, entry.missing_parents)
+        change.received.joined.append(JoinedRow(room.room_nid, number, entry.servers))
+        change.is_partial = entry.servers is not None
+        return node_of(event, row)
+
+    def replace_current(
+        self, change: RoomChange, after: Snapshot, members: Mapping[int, str]
+    ) -> None:
+        """Make a state the current one although nothing has happened in the room.
+
+        To the local users in it, the room is as if they had come this moment: what they have been
+        told of its members is of no use.
+        """
+        position = change.moved_at = self._changes.allocate()
+        self.replace(change, Takeover(after, members, position))
+        for user_id, member in change.room.members.items():
+            if member.membership != "join" or user_id in change.members:
+                continue
+            if self._is_local(user_id):
+                self._begin_anew(change, user_id, member, position)
+
+    def _begin_anew(
+        self, change: RoomChange, user_id: UserID, member: Member, position: int
+    ) -> None:
+        user_nid = self._dictionary.find_user(user_id)
+        if user_nid is None:
+            raise NotLoaded("number", user=user_id)
+        change.members[user_id] = Member(
+            "join", position, joined_nid=position, other_event=member.member_event
+        )
+        change.membership_rows.append(
+            NewMembership(
+                user_nid,
+                change.room.room_nid,
+                NUMBERS["join"],
+                position,
+                joined_nid=position,
+                left_nid=None,
+                stripped_state=None,
+            )
+        )
+
+    def remember(self, room: LiveRoom, nodes: Sequence[Node]) -> None:
+        """Have in memory what has become of events, after the commit."""
+        for node in nodes:
+            self._graph.add(room, node)
+
+    def replace(self, change: RoomChange, takeover: Takeover) -> None:
+        """Make a state the current one.
+
+        1. Other state is rendered; so are local members and who invited them.
+        2. Local users are told of what has changed for them; other members only are what they are.
+        """
+        before = change.whole_state()
+        state = takeover.after.state
+        changed = [(slot, nid) for slot, nid in state.items() if before.get(slot) != nid]
+        changed += [(slot, REMOVED) for slot in before.keys() - state.keys()]
+        unknown = [s for s, _ in changed if self._dictionary.find_slot_name(s) is None]
+        if unknown:
+            raise NotLoaded("slots", graph=Wanted(slot_nids=unknown))
+        for row in takeover.after.rows:
+            change.add_state_row(row)
+        change.tail = takeover.after.tail
+        change.state.update(changed)
+        change.forgets_member_events = True
+        local: list[tuple[UserID, int]] = []
+        others: list[tuple[UserID, int]] = []
+        for slot_nid, nid in changed:  # 1
+            slot = self._dictionary.find_slot_name(slot_nid)
+            assert slot is not None
+            if slot[0] != MEMBER:
+                change.state_events[slot] = self._find(change, nid)
+                continue
+            user_id = UserID(slot[1])
+            if self._is_local(user_id):
+                local.append((user_id, nid))
+                change.state_events[slot] = self._find(change, nid)
+            else:
+                others.append((user_id, nid))
+                if nid in change.room.awaited:
+                    change.state_events[slot] = self._find(change, nid)
+        for user_id, nid in others:  # 2
+            self._set_other(change, user_id, nid, takeover)
+        for user_id, _ in local:
+            found = change.state_events[MEMBER, user_id]
+            if found is None:
+                self._changes.set_member(change, user_id, "leave", takeover.position, None)
+            else:
+                self._changes.take_in_membership(change, found, takeover.position)
+
+    def _set_other(self, change: RoomChange, user_id: UserID, nid: int, takeover: Takeover) -> None:
+        membership = takeover.members.get(nid, "leave")
+        if membership not in NUMBERS:
+            membership = "leave"
+        user_nid = self._dictionary.find_user(user_id)
+        if user_nid is None:
+            raise NotLoaded("number", user=user_id)
+        at = takeover.position if nid == REMOVED else nid
+        joined_nid = at if membership == "join" else None
+        member = Member(membership, at, joined_nid, other_event=0 if nid == REMOVED else None)
+        change.members[user_id] = member
+        change.membership_rows.append(
+            NewMembership(
+                user_nid,
+                change.room.room_nid,
+                NUMBERS[membership],
+                at,
+                joined_nid,
+                left_nid=None,
+                stripped_state=None,
+            )
+        )
+
+    def _find(self, change: RoomChange, nid: int) -> TimelineEvent | None:
+        return None if nid == REMOVED else find_event(change, nid)
+
+    def _is_local(self, user_id: UserID) -> bool:
+        return server_name_of(user_id) == self._server_name

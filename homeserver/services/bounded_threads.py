@@ -1,0 +1,40 @@
+"""Long computations off the reactor: so many at once, so many waiting, and no more.
+
+Invariant: a place is free again when its thread is, not when the client hangs up.
+"""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.python.failure import Failure
+
+from homeserver.errors import LimitExceeded
+from homeserver.services.passwords import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_RETRY_AFTER_MS = 2000
+
+
+class BoundedThreads:
+    def __init__(self, threads: Threads, *, at_once: int, max_waiting: int) -> None:
+        self._threads = threads
+        self._places = DeferredSemaphore(at_once)
+        self._max_waiting = max_waiting
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raises LimitExceeded when too many are waiting."""
+        if len(self._places.waiting) >= self._max_waiting:
+            raise LimitExceeded("There is too much to do", retry_after_ms=_RETRY_AFTER_MS)
+        await self._places.acquire()
+        answer: Deferred[T] = Deferred()
+
+        def ended(result: T | Failure) -> None:
+            self._places.release()
+            if not answer.called:
+                answer.callback(result)
+
+        self._threads.call(function, *args, **kwargs).addBoth(ended)
+        return await answer

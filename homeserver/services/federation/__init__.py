@@ -1,0 +1,1 @@
+"""What this server does with others: `requests.py` asks, the rest answers or follows."""

@@ -1,0 +1,94 @@
+"""Events of one room that another server has sent: who may, and what became of each.
+
+spec: server-server-api/#pdus, #server-access-control-lists-acls, v1.19.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from homeserver.core.canonical_json import JsonInvalid
+from homeserver.core.errors import CoreError, EventMalformed
+from homeserver.core.events import parse_event
+from homeserver.core.identifiers import RoomID, ServerName
+from homeserver.core.json_types import JsonObject
+from homeserver.engine.event_placing import Outcome
+from homeserver.engine.inbound_events import CannotDecide
+from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.remote_rooms import RemoteRooms
+from homeserver.errors import DatabaseUnavailable, MatrixError
+from homeserver.services.federation.remote_servers import RemoteServers
+from homeserver.services.federation.room_guard import RoomGuard
+
+logger = logging.getLogger(__name__)
+
+
+class RoomEvents:
+    def __init__(
+        self,
+        server_name: ServerName,
+        live_rooms: LiveRooms,
+        rooms: RemoteRooms,
+        servers: RemoteServers,
+        guard: RoomGuard,
+    ) -> None:
+        self._server_name = server_name
+        self._live_rooms = live_rooms
+        self._rooms = rooms
+        self._servers = servers
+        self._guard = guard
+
+    async def receive(
+        self, origin: ServerName, room_id: RoomID, pdus: Sequence[JsonObject]
+    ) -> dict[str, str | None]:
+        """Take in events in their order; return what was wrong with each, None if nothing.
+
+        Raises DatabaseUnavailable: some are not taken in, and should be sent again.
+        """
+        room = await self._live_rooms.find(room_id)
+        if room is None or self._server_name not in room.servers:
+            return await self._receive_outside(room_id, pdus)
+        if not self._guard.allows(room, origin):
+            return dict.fromkeys(_ids_of(room, pdus), "Your server is not allowed in this room")
+        outcomes = await self._rooms.inbound.receive_all(self._servers.get(origin), room_id, pdus)
+        for outcome in outcomes:
+            if isinstance(outcome, DatabaseUnavailable):
+                raise outcome  # nothing is answered that is not stored; what is, is known again
+        results: dict[str, str | None] = {}
+        for pdu, outcome in zip(pdus, outcomes, strict=True):
+            problem = _problem(outcome)
+            if problem is not None:
+                logger.info("Event not taken in origin=%s room=%s: %s", origin, room_id, problem)
+            for event_id in _ids_of(room, [pdu]):
+                results[event_id] = problem
+        return results
+
+    async def _receive_outside(
+        self, room_id: RoomID, pdus: Sequence[JsonObject]
+    ) -> dict[str, str | None]:
+        """Events of a room this server is not in: only the end of an invitation concerns it."""
+        for pdu in pdus:
+            try:
+                await self._rooms.out_of_band.receive(room_id, pdu)
+            except (CoreError, MatrixError) as error:
+                logger.info("Event not taken in room=%s: %s", room_id, error)
+        return {}
+
+
+def _problem(outcome: Outcome | Exception) -> str | None:
+    """Return what the other server is told. Not whether it was shown: that is not its business."""
+    if isinstance(outcome, (CoreError, MatrixError, CannotDecide)):
+        return str(outcome)
+    if isinstance(outcome, Exception):
+        logger.error("Event failed", exc_info=outcome)
+        return "Internal server error"
+    return "The event was rejected" if outcome is Outcome.REJECTED else None
+
+
+def _ids_of(room: LiveRoom, pdus: Sequence[JsonObject]) -> list[str]:
+    ids: list[str] = []
+    for pdu in pdus:
+        try:
+            ids.append(parse_event(room.version, pdu).event_id)
+        except (EventMalformed, JsonInvalid):
+            continue
+    return ids

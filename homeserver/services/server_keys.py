@@ -1,0 +1,352 @@
+"""Keys of other servers, by which all that they sign is checked.
+
+spec: server-server-api/#retrieving-server-keys, v1.19. Invariants: a key is believed only if its
+own server has signed the answer it came in (a notary's word is in addition to that); and what is
+signed is believed only if the key was valid at its time, which is at most seven days after it was
+last asked for.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+
+import orjson
+from twisted.internet.defer import Deferred
+
+from homeserver.background import Background
+from homeserver.clock import Clock
+from homeserver.core.canonical_json import encode_lenient_json
+from homeserver.core.errors import IdentifierInvalid, JsonInvalid, SignatureInvalid
+from homeserver.core.events import Event, required_signers
+from homeserver.core.identifiers import ServerName, parse_server_name
+from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.request_signing import RequestSignature, check_request_signature
+from homeserver.core.signing import (
+    PUBLIC_KEY_BYTES,
+    decode_base64,
+    verify_signed_json,
+)
+from homeserver.services.own_keys import OwnKeys
+from homeserver.services.signature_pool import SignaturePool
+from homeserver.storage import server_keys
+from homeserver.storage.database import Database
+from homeserver.storage.query import Txn
+from homeserver.storage.server_keys import StoredKey, StoredResponse
+from homeserver.transport.federation_client import FederationClient
+from homeserver.transport.outbound import RequestFailed
+
+logger = logging.getLogger(__name__)
+
+_DAY_MS = 86_400_000
+_MAX_VALIDITY_MS = 7 * _DAY_MS
+_FIRST_PAUSE_SECONDS = 10.0
+_LAST_PAUSE_SECONDS = 300.0
+"""Not longer: anybody can make us ask, in the name of a server that has a new key tomorrow."""
+_TIMEOUT_SECONDS = 15.0
+_MAX_ANSWER_BYTES = 1_048_576
+_MAX_KEYS = 100
+"""Of one server, of each kind, that are read."""
+_MAX_KEY_ID = 255
+_MAX_SERVERS = 20_000
+_KEY_PATH = "/_matrix/key/v2/server"
+_QUERY_PATH = "/_matrix/key/v2/query"
+
+
+class ServerKeys:
+    def __init__(
+        self,
+        own: OwnKeys,
+        database: Database,
+        clock: Clock,
+        background: Background,
+        client: FederationClient,
+        pool: SignaturePool,
+        notaries: Sequence[ServerName] = (),
+    ) -> None:
+        """`notaries` are asked for the keys of servers that do not answer themselves."""
+        self._own = own
+        self._db = database
+        self._clock = clock
+        self._background = background
+        self._client = client
+        self._pool = pool
+        self._notaries = [notary for notary in notaries if notary != own.server_name]
+        self._known: OrderedDict[ServerName, dict[str, StoredKey]] = OrderedDict()
+        self._fetching: dict[ServerName, Deferred[None]] = {}
+        self._not_before: OrderedDict[ServerName, tuple[float, float]] = OrderedDict()
+        """Servers that gave nothing new: when to ask again (monotonic), and the pause before."""
+
+    # Checks.
+
+    def verify_event(self, event: Event) -> Deferred[None]:
+        """Fail with SignatureInvalid unless everyone who must has signed the event."""
+        return Deferred.fromCoroutine(self._verify_event(event))
+
+    async def _verify_event(self, event: Event) -> None:
+        valid_at = event.origin_server_ts if event.room_version.enforce_key_validity else None
+        for server in required_signers(event):
+            signatures = event.pdu.get("signatures")
+            by_server = signatures.get(server) if isinstance(signatures, dict) else None
+            if not isinstance(by_server, dict) or not by_server:
+                raise SignatureInvalid(f"no signature of {server}")
+            key = await self._find_any(server, by_server, valid_at)
+            await self._pool.verify_event(event, server, key.key_id, key.public_key)
+
+    async def verify_json(self, server: ServerName, value: JsonObject) -> None:
+        """Raise SignatureInvalid unless the server signs this with a key that is valid now."""
+        signatures = value.get("signatures")
+        by_server = signatures.get(server) if isinstance(signatures, dict) else None
+        if not isinstance(by_server, dict):
+            raise SignatureInvalid(f"no signature of {server}")
+        key = await self._find_any(server, by_server, self._clock.now_ms(), for_events=False)
+        verify_signed_json(value, server, key.key_id, key.public_key)
+
+    async def verify_request(
+        self,
+        claim: RequestSignature,
+        *,
+        method: str,
+        uri: str,
+        body: bytes,
+    ) -> None:
+        """Raise SignatureInvalid unless the request is from the server that it names."""
+        key = await self._find_any(
+            claim.origin, [claim.key_id], self._clock.now_ms(), for_events=False
+        )
+        check_request_signature(
+            claim,
+            key.public_key,
+            method=method,
+            uri=uri,
+            destination=self._own.server_name,
+            body=body,
+        )
+
+    async def _find_any(
+        self,
+        server: ServerName,
+        key_ids: Collection[str],
+        valid_at: int | None,
+        *,
+        for_events: bool = True,
+    ) -> StoredKey:
+        """Return a key of these that was valid at a time (None: ever). Raises SignatureInvalid."""
+
+        def find(keys: Mapping[str, StoredKey]) -> StoredKey | None:
+            for key_id in key_ids:
+                key = keys.get(key_id)
+                if key is None or (key.is_old and not for_events):
+                    continue
+                if valid_at is None or valid_at <= key.valid_until_ts:
+                    return key
+            return None
+
+        if not any(key_id.startswith("ed25519:") for key_id in key_ids):
+            raise SignatureInvalid(f"no Ed25519 signature of {server}")
+        found = find(await self._keys_of(server))
+        if found is None and server != self._own.server_name:
+            await self._refresh(server)
+            found = find(await self._keys_of(server))
+        if found is None:
+            raise SignatureInvalid(
+                f"{server} has no valid key {', '.join(sorted(key_ids))[:200]} for this"
+            )
+        return found
+
+    async def _keys_of(self, server: ServerName) -> Mapping[str, StoredKey]:
+        if server == self._own.server_name:
+            return self._own.all()
+        known = self._known.get(server)
+        if known is None:
+            rows = await self._db.read(server_keys.list_keys, server)
+            known = {row.key_id: row for row in rows}
+            self._remember(server, known)
+        return known
+
+    def _remember(self, server: ServerName, keys: dict[str, StoredKey]) -> None:
+        self._known[server] = keys
+        self._known.move_to_end(server)
+        while len(self._known) > _MAX_SERVERS:
+            self._known.popitem(last=False)
+
+    # Fetching.
+
+    async def _refresh(self, server: ServerName) -> None:
+        """Ask for a server's keys, once for all who wait, and not again and again."""
+        under_way = self._fetching.get(server)
+        if under_way is None:
+            wait_until, _ = self._not_before.get(server, (0.0, 0.0))
+            if self._clock.monotonic() < wait_until:
+                return
+            under_way = self._fetching[server] = Deferred()
+            self._background.run("server keys", self._fetch_for_all(server, under_way))
+        waiting: Deferred[None] = Deferred()
+        under_way.chainDeferred(waiting)
+        under_way.addBoth(lambda _: None)
+        await waiting
+
+    async def _fetch_for_all(self, server: ServerName, waiting: Deferred[None]) -> None:
+        try:
+            await self._fetch(server)
+        finally:
+            del self._fetching[server]
+            _, pause = self._not_before.get(server, (0.0, 0.0))
+            pause = min(max(pause * 2, _FIRST_PAUSE_SECONDS), _LAST_PAUSE_SECONDS)
+            self._not_before[server] = (self._clock.monotonic() + pause, pause)
+            self._not_before.move_to_end(server)
+            while len(self._not_before) > _MAX_SERVERS:
+                self._not_before.popitem(last=False)
+            waiting.callback(None)
+
+    async def _fetch(self, server: ServerName) -> None:
+        """1 the server itself 2 each notary, until one knows something."""
+        try:
+            answer = await self._client.request_json(  # 1
+                "GET",
+                server,
+                _KEY_PATH,
+                timeout_seconds=_TIMEOUT_SECONDS,
+                max_bytes=_MAX_ANSWER_BYTES,
+                signed=False,
+            )
+            await self._store(server, answer)
+        except (RequestFailed, SignatureInvalid) as error:
+            logger.info("No keys server=%s: %s", server, error)
+        else:
+            return
+        for notary in self._notaries:  # 2
+            if notary == server:
+                continue
+            try:
+                if await self._ask_notary(notary, server):
+                    return
+            except (RequestFailed, SignatureInvalid) as error:
+                logger.info("No keys server=%s notary=%s: %s", server, notary, error)
+
+    async def _ask_notary(self, notary: ServerName, server: ServerName) -> bool:
+        wanted: JsonObject = {
+            "server_keys": {server: {"": {"minimum_valid_until_ts": self._clock.now_ms()}}}
+        }
+        answer = await self._client.request_json(
+            "POST",
+            notary,
+            _QUERY_PATH,
+            content=wanted,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            max_bytes=_MAX_ANSWER_BYTES,
+            signed=False,
+        )
+        stored = False
+        found = answer.get("server_keys")
+        for response in found[:_MAX_KEYS] if isinstance(found, list) else []:
+            if isinstance(response, dict) and response.get("server_name") == server:
+                await self.verify_json(notary, response)
+                await self._store(server, response)
+                stored = True
+        return stored
+
+    async def _store(self, server: ServerName, response: JsonObject) -> None:
+        """Believe what a server says of its keys. Raises SignatureInvalid."""
+        now = self._clock.now_ms()
+        keys, valid_until = read_response(server, response, now)
+        own: JsonObject = {k: v for k, v in response.items() if k != "signatures"}
+        signatures = response.get("signatures")
+        if isinstance(signatures, dict):
+            own["signatures"] = {server: signatures.get(server)}
+        stored = StoredResponse(encode_lenient_json(own), valid_until, now)
+        await self._db.run(store_txn, server, keys, stored)
+        self._known.pop(server, None)
+
+    # Telling others.
+
+    async def vouch_for(self, server: ServerName, minimum_valid_until: int) -> JsonObject | None:
+        """Return a server's keys with this server's signature as a notary; None: not known."""
+        if server == self._own.server_name:
+            return self._own.response()
+        found = await self._db.read(server_keys.find_response, server)
+        now = self._clock.now_ms()
+        is_enough = found is not None and found.valid_until_ts >= min(
+            minimum_valid_until or now, now + _DAY_MS
+        )
+        if not is_enough:
+            await self._refresh(server)
+            found = await self._db.read(server_keys.find_response, server) or found
+        if found is None:
+            return None
+        return self._own.sign(orjson.loads(found.response))
+
+
+def store_txn(
+    txn: Txn, server: ServerName, keys: Sequence[StoredKey], response: StoredResponse
+) -> None:
+    server_keys.upsert_keys(txn, server, keys)
+    server_keys.upsert_response(txn, server, response)
+
+
+def read_response(
+    server: ServerName, response: JsonObject, now_ms: int
+) -> tuple[list[StoredKey], int]:
+    """Return the keys of an answer, and until when they are good.
+
+    1. It is of this server.   2. The server has signed it, with one of the keys in it.
+
+    Raises SignatureInvalid.
+    """
+    if response.get("server_name") != server:  # 1
+        raise SignatureInvalid("the answer is about another server")
+    said_until = response.get("valid_until_ts")
+    if not isinstance(said_until, int) or isinstance(said_until, bool):
+        raise SignatureInvalid("valid_until_ts is not a number")
+    valid_until = max(0, min(said_until, now_ms + _MAX_VALIDITY_MS))
+    keys = [
+        StoredKey(key_id, key, valid_until, False)
+        for key_id, key, _ in _keys_in(response.get("verify_keys"))
+    ]
+    for stored in keys:  # 2
+        try:
+            verify_signed_json(response, server, stored.key_id, stored.public_key)
+            break
+        except (SignatureInvalid, JsonInvalid):
+            continue
+    else:
+        raise SignatureInvalid("the server has not signed its own keys")
+    current = {stored.key_id for stored in keys}
+    for key_id, key, entry in _keys_in(response.get("old_verify_keys")):
+        expired = entry.get("expired_ts")
+        if key_id not in current and isinstance(expired, int) and 0 <= expired <= now_ms:
+            keys.append(StoredKey(key_id, key, expired, True))
+    return keys, valid_until
+
+
+def _keys_in(value: JsonValue) -> list[tuple[str, str, JsonObject]]:
+    """Return the usable Ed25519 keys of a map, with their entries."""
+    found = []
+    for key_id, entry in list(value.items())[:_MAX_KEYS] if isinstance(value, dict) else ():
+        key = entry.get("key") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(key, str):
+            continue
+        if not key_id.startswith("ed25519:") or len(key_id) > _MAX_KEY_ID or "\x00" in key_id:
+            continue
+        try:
+            if len(decode_base64(key)) == PUBLIC_KEY_BYTES:
+                found.append((key_id, key, entry))
+        except ValueError:
+            continue
+    return found
+
+
+def list_queried(server_keys_of: JsonValue) -> list[tuple[ServerName, int]]:
+    """Return the servers a notary is asked about, and until when the keys should be valid."""
+    found = []
+    for name, criteria in server_keys_of.items() if isinstance(server_keys_of, dict) else ():
+        try:
+            server = parse_server_name(name)
+        except IdentifierInvalid:
+            continue
+        untils = [0]
+        for criterion in criteria.values() if isinstance(criteria, dict) else ():
+            until = criterion.get("minimum_valid_until_ts") if isinstance(criterion, dict) else 0
+            if isinstance(until, int):
+                untils.append(until)
+        found.append((server, max(untils)))
+    return found

@@ -1,0 +1,1 @@
+"""Tests of the benchmarks' reckoning; the measurements themselves are no tests."""

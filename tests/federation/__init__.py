@@ -1,0 +1,1 @@
+"""Several servers in one process, each with a database of its own."""

@@ -1,0 +1,74 @@
+"""Fixtures: servers a.test, b.test and c.test on one network."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg2
+import pytest
+
+from homeserver.core.identifiers import ServerName
+from homeserver.storage.migrations import migrate
+from tests.database import InlineDatabase
+from tests.federation.network import MemoryNetwork
+from tests.homeserver import DEFAULT_CONFIG, Homeserver
+
+MakeServer = Callable[..., Homeserver]
+
+
+@pytest.fixture(scope="session")
+def server_urls(postgres_url: str) -> dict[str, str]:
+    """URLs of migrated databases, by server name."""
+    urls = {}
+    for name in ("a.test", "b.test", "c.test"):
+        database = name.replace(".", "_")
+        connection = psycopg2.connect(postgres_url)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {database}")
+        connection.close()
+        urls[name] = urlunsplit(urlsplit(postgres_url)._replace(path=f"/{database}"))
+        migrate(urls[name], name)
+    return urls
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork()
+
+
+@pytest.fixture
+def make_server(network: MemoryNetwork, server_urls: dict[str, str]) -> Iterator[MakeServer]:
+    """Make the server of a name; what it stores is rolled back after the test."""
+    made: list[tuple[Homeserver, psycopg2.extensions.connection]] = []
+
+    def make(name: str, version: str = "11") -> Homeserver:
+        connection = psycopg2.connect(server_urls[name])
+        section = dataclasses.replace(
+            DEFAULT_CONFIG.server, name=ServerName(name), default_room_version=version
+        )
+        config = dataclasses.replace(DEFAULT_CONFIG, server=section)
+        server = Homeserver(InlineDatabase(connection), config, network=network)
+        made.append((server, connection))
+        return network.add(server)
+
+    yield make
+    for server, connection in made:
+        network.servers[server.name].stop()
+        connection.rollback()
+        connection.close()
+
+
+@pytest.fixture
+def a(make_server: MakeServer) -> Homeserver:
+    return make_server("a.test")
+
+
+@pytest.fixture
+def b(make_server: MakeServer) -> Homeserver:
+    return make_server("b.test")
+
+
+@pytest.fixture
+def c(make_server: MakeServer) -> Homeserver:
+    return make_server("c.test")

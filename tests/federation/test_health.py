@@ -1,0 +1,247 @@
+"""Federation health: what administrators are shown of other servers, and what they can do."""
+
+import base64
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from prometheus_client import REGISTRY
+
+from homeserver.services.admin_access import console_token
+from homeserver.storage import accounts
+from homeserver.transport.outbound import Answer
+from tests.federation.network import MemoryNetwork
+from tests.federation.test_sending import shared_room, texts
+from tests.homeserver import START_MS, Homeserver, Reply, key_of
+
+PATH = "/_countersign/admin/v1/federation"
+
+
+def ask(server: Homeserver, path: str, method: str = "GET") -> Reply:
+    """As `countersign federation` does on the server's own machine."""
+    token = console_token(key_of(server.name), server.clock.now_ms())
+    return server.request(method, f"{PATH}/{path}", token=token)
+
+
+def destination(server: Homeserver, name: str) -> Any:
+    reply = ask(server, f"destinations/{name}")
+    assert reply.status == 200, reply.json
+    return reply.json
+
+
+def gauge(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"countersign_federation_{name}", labels) or 0.0
+
+
+def test_a_server_that_is_told_everything_is_well(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    alice.send(room_id, "hello")
+    a.settle()
+
+    found = destination(a, "b.test")
+
+    assert (found["is_failing"], found["events_waiting"]) == (False, 0)
+    assert found["last_success_ts"] == START_MS
+    assert ask(a, "destinations").json["failing"] == 0
+
+
+def test_a_failing_server_is_shown_with_cause_lag_and_next_try(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    network.cut_off(b.name)
+    network.advance(5)
+
+    for number in range(3):
+        alice.send(room_id, f"missed {number}")
+    network.settle()
+    found = destination(a, "b.test")
+
+    now_ms = START_MS + 5_000
+    assert (found["last_cause"], found["last_error"]) == ("connect", "the link is cut")
+    assert found["failing_since_ts"] == now_ms
+    assert found["next_try_ts"] == now_ms + 10_000
+    assert (found["events_waiting"], found["oldest_waiting_ts"]) == (3, now_ms)
+
+
+def test_what_no_longer_fits_into_memory_is_counted_in_the_database(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    elsewhere = alice.create_room(preset="public_chat")
+    network.cut_off(b.name)
+    alice.send(room_id, "missed 0")
+    network.advance(60)
+    for number in range(1, 5):
+        alice.send(room_id, f"missed {number}")
+        alice.send(elsewhere, "nothing that b.test must hear")
+    network.settle()
+
+    found = destination(a, "b.test")
+
+    assert found["failures"] >= 2
+    assert (found["events_waiting"], found["oldest_waiting_ts"]) == (5, START_MS)
+
+
+def test_failing_servers_are_listed_first(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = shared_room(alice, bob, carol)
+    network.cut_off(c.name)
+    alice.send(room_id, "hello")
+    network.settle()
+
+    listed = ask(a, "destinations").json
+
+    assert (listed["total"], listed["failing"], listed["events_waiting"]) == (2, 1, 1)
+    assert [one["server_name"] for one in listed["destinations"]] == ["c.test", "b.test"]
+
+
+def test_a_retry_does_not_wait_for_the_back_off(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    network.cut_off(b.name)
+    alice.send(room_id, "late")
+    network.advance(100)
+    network.heal()
+
+    reply = ask(a, "destinations/b.test/retry", "POST")
+    network.settle()
+
+    assert reply.json == {"is_tried": True}
+    assert texts(bob, room_id) == ["late"]
+    found = destination(a, "b.test")
+    assert (found["is_failing"], found["events_waiting"], found["next_try_ts"]) == (False, 0, None)
+
+
+def test_a_retry_of_a_server_that_lacks_nothing_says_so(a: Homeserver, b: Homeserver) -> None:
+    shared_room(a.register("alice"), b.register("bob"))
+
+    assert ask(a, "destinations/b.test/retry", "POST").json == {"is_tried": False}
+
+
+def test_what_a_server_refuses_for_itself_is_listed(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+
+    def refuse(_method: str, _target: str, body: Any) -> Answer:
+        is_bad = any(pdu["content"].get("body") == "poison" for pdu in body.get("pdus", ()))
+        return Answer(400, b'{"errcode":"M_BAD_JSON","error":"no"}') if is_bad else Answer(200, b"{}")
+
+    network.hostile[b.name] = refuse
+    alice.send(room_id, "fine")
+    alice.send(room_id, "poison")
+    network.settle()
+
+    found = destination(a, "b.test")
+    assert (found["dead_letters"], found["events_waiting"], found["is_failing"]) == (1, 0, False)
+    [letter] = found["refused_items"]
+    assert (letter["kind"], letter["error"]) == ("pdu", "400 M_BAD_JSON: no")
+    assert json.loads(base64.b64decode(letter["item_base64"]))["content"]["body"] == "poison"
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(401, "key"), (403, "answer_4xx"), (502, "answer_5xx")]
+)
+def test_an_answer_that_is_an_error_is_told_by_its_kind(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, status: int, cause: str
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    before = gauge("transactions_total", outcome=f"failed_{cause}")
+    network.hostile[b.name] = lambda *_: Answer(status, b'{"errcode":"M_X","error":"no"}')
+
+    alice.send(room_id, "hello")
+    network.settle()
+
+    found = destination(a, "b.test")
+    assert (found["last_cause"], found["last_error"]) == (cause, f"{status} M_X: no")
+    assert gauge("transactions_total", outcome=f"failed_{cause}") == before + 1
+
+
+def test_the_servers_that_are_behind_in_a_room_are_named(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = shared_room(alice, bob, carol)
+    quiet_id = shared_room(alice, bob, carol)
+    network.cut_off(c.name)
+    alice.send(room_id, "one")
+    network.advance(60)
+    alice.send(room_id, "two")
+    network.settle()
+
+    busy = ask(a, f"rooms/{quote(room_id)}").json
+    quiet = ask(a, f"rooms/{quote(quiet_id)}").json
+
+    assert busy["servers"] == 2
+    assert [(one["server_name"], one["events_waiting"]) for one in busy["behind"]] == [
+        ("c.test", 2)
+    ]
+    assert quiet == {"servers": 2, "behind": []}
+
+
+def test_a_room_or_server_that_nobody_knows_is_not_found(a: Homeserver) -> None:
+    assert ask(a, f"rooms/{quote('!none:a.test')}").status == 404
+    assert ask(a, "destinations/never.test").status == 404
+    assert ask(a, "destinations/never.test/retry", "POST").status == 404
+
+
+def test_gauges_follow(network: MemoryNetwork, a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    b.stop_measuring = None if False else None  # type: ignore[attr-defined]
+    network.cut_off(b.name)
+    alice.send(room_id, "late")
+    network.settle()
+
+    a.reactor.advance(15)
+    a.settle()
+
+    assert gauge("failing_servers_count") == 1
+    assert gauge("queued_items_count") >= 1
+
+
+def test_administrators_see_it_with_their_own_token(a: Homeserver) -> None:
+    alice = a.register("alice")
+    assert alice.get(f"{PATH}/destinations").status == 403
+
+    a.database.run(make_admin, alice.user_id)
+
+    assert alice.get(f"{PATH}/destinations").status == 200
+
+
+def make_admin(txn: Any, user_id: str) -> None:
+    txn.cursor.execute(
+        "UPDATE accounts SET is_admin = true"
+        " WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s)",
+        (user_id,),
+    )
+
+
+def test_nobody_else_does(a: Homeserver) -> None:
+    now_ms = a.clock.now_ms()
+    for token in (
+        None,
+        "made up",
+        console_token(key_of(b_name := type(a.name)("b.test")), now_ms),
+        console_token(key_of(a.name), now_ms - 3 * 3_600_000),
+        console_token(key_of(a.name), now_ms + 2 * 3_600_000),
+    ):
+        reply = a.request("GET", f"{PATH}/destinations", token=token)
+        assert reply.status == 401, (token, b_name)
+
+
+def test_the_console_token_opens_nothing_else(a: Homeserver) -> None:
+    token = console_token(key_of(a.name), a.clock.now_ms())
+
+    assert a.request("GET", "/_matrix/client/v3/account/whoami", token=token).status == 401

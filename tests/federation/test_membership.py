@@ -1,0 +1,185 @@
+"""Joining, knocking, inviting and leaving across servers."""
+
+from urllib.parse import quote
+
+import pytest
+
+from tests.federation.network import MemoryNetwork
+from tests.homeserver import Homeserver, User
+
+
+def join(user: User, room: str, *via: str) -> int:
+    return user.request("POST", f"/join/{quote(room)}", {}, query={"via": list(via)}).status
+
+
+def membership(user: User, room_id: str, of: User) -> str | None:
+    reply = user.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(of.user_id)}")
+    found = reply.json.get("membership")
+    return None if found is None else str(found)
+
+
+def test_a_public_room_is_joined_by_its_alias(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="public_chat", room_alias_name="room", name="A room")
+
+    assert join(bob, "#room:a.test") == 200
+
+    assert membership(alice, room_id, bob) == "join"
+    assert membership(bob, room_id, alice) == "join"
+    assert room_id in bob.sync()["rooms"]["join"]
+
+
+@pytest.mark.parametrize("version", [str(number) for number in range(1, 13)])
+def test_rooms_of_every_version_are_joined(a: Homeserver, b: Homeserver, version: str) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="public_chat", room_version=version)
+
+    assert join(bob, room_id, "a.test") == 200
+
+    assert membership(alice, room_id, bob) == "join"
+    states = [
+        {
+            (e["type"], e["state_key"], e["event_id"])
+            for e in user.get(f"/rooms/{quote(room_id)}/state").json
+        }
+        for user in (alice, bob)
+    ]
+    assert states[0] == states[1]
+
+
+def test_who_is_not_invited_does_not_join_a_private_room(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="private_chat")
+
+    assert join(bob, room_id, "a.test") == 403
+    assert membership(alice, room_id, bob) is None
+
+
+def test_an_invited_user_sees_the_invitation_and_joins(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="private_chat", name="Secret")
+
+    invited = alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+
+    assert invited.status == 200
+    shown = bob.sync()["rooms"]["invite"][room_id]["invite_state"]["events"]
+    assert {"m.room.create", "m.room.name", "m.room.member"} <= {event["type"] for event in shown}
+    assert join(bob, room_id) == 200
+    assert membership(alice, room_id, bob) == "join"
+
+
+def test_an_invitation_is_rejected(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="private_chat")
+    alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+
+    left = bob.post(f"/rooms/{quote(room_id)}/leave", {})
+
+    assert left.status == 200
+    assert membership(alice, room_id, bob) == "leave"
+    assert room_id not in bob.sync().get("rooms", {}).get("invite", {})
+
+
+def test_an_invitation_is_rejected_although_its_server_is_gone(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="private_chat")
+    alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+    network.cut_off(a.name)
+
+    left = bob.post(f"/rooms/{quote(room_id)}/leave", {})
+
+    assert left.status == 200
+    assert room_id not in bob.sync().get("rooms", {}).get("invite", {})
+
+
+def test_who_does_not_exist_cannot_be_invited(a: Homeserver, b: Homeserver) -> None:
+    del b
+    alice = a.register("alice")
+    room_id = alice.create_room(preset="private_chat")
+
+    invited = alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": "@nobody:b.test"})
+
+    assert (invited.status, invited.errcode) == (404, "M_NOT_FOUND")
+
+
+def test_a_user_knocks_and_is_let_in(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
+    room_id = alice.create_room(preset="private_chat", initial_state=[rules], name="Knock here")
+
+    knocked = bob.request(
+        "POST", f"/knock/{quote(room_id)}", {"reason": "Please"}, query={"via": "a.test"}
+    )
+
+    assert knocked.status == 200
+    assert room_id in bob.sync()["rooms"]["knock"]
+    assert membership(alice, room_id, bob) == "knock"
+    assert alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id}).status == 200
+    assert join(bob, room_id) == 200
+
+
+def restricted_room(alice: User, allowed_room: str) -> str:
+    rules = {
+        "type": "m.room.join_rules",
+        "state_key": "",
+        "content": {
+            "join_rule": "restricted",
+            "allow": [{"type": "m.room_membership", "room_id": allowed_room}],
+        },
+    }
+    return alice.create_room(preset="private_chat", initial_state=[rules])
+
+
+def test_a_restricted_room_is_joined_by_who_is_in_the_other_room(
+    a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    open_room = alice.create_room(preset="public_chat")
+    room_id = restricted_room(alice, open_room)
+
+    before = join(bob, room_id, "a.test")
+    assert join(bob, open_room, "a.test") == 200
+    after = join(bob, room_id, "a.test")
+
+    assert (before, after) == (403, 200)
+    member = alice.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}").json
+    assert member["join_authorised_via_users_server"] == alice.user_id
+
+
+def test_the_second_user_of_a_server_joins_a_restricted_room_with_the_help_of_another(
+    a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), b.register("carol")
+    open_room = alice.create_room(preset="public_chat")
+    room_id = restricted_room(alice, open_room)
+    for user in (bob, carol):
+        join(user, open_room, "a.test")
+    join(bob, room_id, "a.test")
+
+    assert join(carol, room_id, "a.test") == 200
+
+    assert membership(alice, room_id, carol) == "join"
+    assert membership(bob, room_id, carol) == "join"
+
+
+def test_a_room_is_joined_through_the_second_server_when_the_first_does_not_answer(
+    a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="public_chat")
+
+    assert join(bob, room_id, "gone.test", "a.test") == 200
+
+
+def test_a_server_that_the_room_shuts_out_does_not_join(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    acl = {
+        "type": "m.room.server_acl",
+        "state_key": "",
+        "content": {"allow": ["*"], "deny": ["b.test"]},
+    }
+    room_id = alice.create_room(preset="public_chat", initial_state=[acl])
+
+    assert join(bob, room_id, "a.test") == 403

@@ -1,0 +1,49 @@
+"""What this server signs of what another one proposes."""
+
+import pytest
+
+from homeserver.clock import SystemClock
+from homeserver.core.identifiers import RoomID, ServerName, UserID
+from homeserver.engine.own_server import OwnServer
+from homeserver.services.federation.membership_templates import (
+    MembershipTemplates,
+    TemplateRefused,
+)
+from tests.homeserver import key_of
+
+ROOM = RoomID("!room:b.test")
+ALICE = UserID("@alice:a.test")
+JOIN = {"membership": "join"}
+
+
+def sign(**changes):
+    name = ServerName("a.test")
+    event = {
+        "type": "m.room.member",
+        "room_id": ROOM,
+        "sender": ALICE,
+        "state_key": ALICE,
+        "content": JOIN,
+        "depth": 3,
+        "prev_events": [["$parent:b.test", {"sha256": "aGFzaA"}]],
+        "auth_events": [["$create:b.test", {"sha256": "aGFzaA"}]],
+    }
+    own = OwnServer(name, key_of(name), SystemClock())
+    answer = {"room_version": "1", "event": {**event, **changes}}
+    return MembershipTemplates(own).sign(answer, ROOM, ALICE, JOIN).pdu
+
+
+def test_references_of_old_rooms_keep_their_hashes() -> None:
+    assert sign()["auth_events"] == [["$create:b.test", {"sha256": "aGFzaA"}]]
+
+
+def test_a_reference_of_an_old_room_may_lack_its_hash() -> None:
+    pdu = sign(auth_events=[["$create:b.test", {}]])
+
+    assert pdu["auth_events"] == [["$create:b.test", {}]]
+
+
+@pytest.mark.parametrize("reference", ["$create:b.test", ["$create:b.test", {"sha256": 1}], []])
+def test_a_reference_of_an_old_room_is_an_id_and_hashes(reference: object) -> None:
+    with pytest.raises(TemplateRefused):
+        sign(auth_events=[reference])

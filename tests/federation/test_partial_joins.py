@@ -1,0 +1,257 @@
+"""Rooms joined without their members: used at once, complete some time later."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from homeserver.core.identifiers import ServerName
+from homeserver.core.json_types import JsonObject
+from tests.federation.network import MemoryNetwork
+from tests.federation.test_sending import texts
+from tests.homeserver import Homeserver, User
+
+LAZY = json.dumps({"room": {"state": {"lazy_load_members": True}}})
+STATE = "/federation/v1/state/"
+
+
+def room_of(alice: User, others: Sequence[User] = ()) -> str:
+    """Make a room of alice, three more users of her server, and others."""
+    room_id = alice.create_room(preset="public_chat", name="A room")
+    for number in range(3):
+        member = alice.homeserver.register(f"member{number}")
+        assert member.join(room_id).status == 200
+    for other in others:
+        join(other, room_id)
+    return room_id
+
+
+def join(user: User, room_id: str, via: str = "a.test") -> None:
+    reply = user.request("POST", f"/join/{quote(room_id)}", {}, query={"via": via})
+    assert reply.status == 200, reply.json
+
+
+def state(user: User, room_id: str) -> set[str]:
+    reply = user.get(f"/rooms/{quote(room_id)}/state")
+    assert reply.status == 200, reply.json
+    return {event["event_id"] for event in reply.json}
+
+
+def is_partial(homeserver: Homeserver, room_id: str) -> bool:
+    room = homeserver.server.live_rooms.find_loaded(room_id)
+    assert room is not None
+    return room.is_partial
+
+
+def asked_for_state(network: MemoryNetwork) -> list[str]:
+    return [to for _, to, _, target in network.requests if STATE in target]
+
+
+def test_a_room_is_complete_soon_after_the_join(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+
+    join(bob, room_id)
+    network.settle()
+
+    assert any("omit_members=true" in target for *_, target in network.requests)
+    assert not is_partial(b, room_id)
+    assert state(bob, room_id) == state(alice, room_id)
+
+
+def test_a_room_is_read_and_spoken_in_before_its_members_are_known(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.lose("a.test", STATE)
+
+    join(bob, room_id)
+    shown = bob.sync(filter=LAZY)["rooms"]["join"]
+    alice.send(room_id, "from a")
+    network.settle()
+    bob.send(room_id, "from b")
+    network.settle()
+
+    assert is_partial(b, room_id)
+    assert room_id in shown
+    assert texts(alice, room_id) == ["from a", "from b"] == texts(bob, room_id)
+    assert room_id not in bob.sync().get("rooms", {}).get("join", {})
+    network.altered.clear()
+    network.advance(15)
+    assert not is_partial(b, room_id)
+    assert state(bob, room_id) == state(alice, room_id)
+    assert room_id in bob.sync()["rooms"]["join"]
+
+
+def test_who_asks_for_the_members_waits_for_them(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.hold("a.test", STATE)
+    join(bob, room_id)
+    asked = bob.start_request("GET", f"/rooms/{quote(room_id)}/joined_members")
+    assert not asked.answered
+
+    network.let_through("a.test", STATE)
+    network.settle()
+
+    assert len(asked.reply().json["joined"]) == 5
+
+
+def test_a_restart_in_the_middle_does_no_harm(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.hold("a.test", STATE)
+    join(bob, room_id)
+    alice.send(room_id, "before the restart")
+    network.settle()
+
+    restarted = network.add(b.restart())
+    bob.homeserver = restarted
+    network.let_through("a.test", STATE)
+    network.settle()
+
+    assert state(bob, room_id) == state(alice, room_id)
+    assert not is_partial(restarted, room_id)
+    assert texts(bob, room_id) == ["before the restart"]
+
+
+def test_another_server_tells_the_members_when_the_first_is_gone(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = room_of(alice, [carol])
+    network.settle()
+    network.lose("a.test", STATE)
+    network.requests.clear()
+
+    join(bob, room_id)
+    network.settle()
+
+    assert asked_for_state(network) == ["a.test", "c.test"]
+    assert state(bob, room_id) == state(alice, room_id) == state(carol, room_id)
+
+
+def no_state(answer: JsonObject) -> JsonObject:
+    return {**answer, "pdus": []}
+
+
+def another_name(answer: JsonObject) -> JsonObject:
+    pdus: list[Any] = list(answer["pdus"])  # type: ignore[arg-type]  # a list of events
+    for pdu in pdus:
+        if pdu["type"] == "m.room.join_rules":
+            pdu["content"]["join_rule"] = "invite"
+    return {**answer, "pdus": pdus}
+
+
+@pytest.mark.parametrize("alter", [no_state, another_name, lambda _: {}, lambda _: {"pdus": 7}])
+def test_attack_1_a_false_state_is_not_believed(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver, alter: Any
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = room_of(alice, [carol])
+    network.settle()
+    network.altered[ServerName("a.test"), STATE] = alter
+
+    join(bob, room_id)
+    network.settle()
+
+    assert not is_partial(b, room_id)
+    assert state(bob, room_id) == state(alice, room_id)
+
+
+def test_attack_5_servers_in_the_room_that_are_none_are_not_talked_to(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.lose("a.test", STATE)
+
+    def alter(answer: JsonObject) -> JsonObject:
+        made_up = [f"s{number}.test" for number in range(5_000)]
+        return {**answer, "servers_in_room": [7, "no name/", "b.test", "a.test", *made_up]}
+
+    network.altered[ServerName("a.test"), "/send_join/"] = alter
+    join(bob, room_id)
+
+    (partial,) = _now(b.server.partial_joins.list_servers(room_id))
+    assert partial[0] == "a.test"
+    assert "b.test" not in partial
+    assert len(partial) <= 2_000
+
+
+def test_it_is_tried_again_with_growing_pauses(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.lose("a.test", STATE)
+    join(bob, room_id)
+    network.settle()
+    counts = []
+
+    for _ in range(20):
+        network.requests.clear()
+        network.advance(60)
+        counts.append(len(asked_for_state(network)))
+
+    assert counts[0] >= 2
+    assert counts[10:].count(0) >= 8
+    network.altered.clear()
+    network.advance(3600)
+    assert not is_partial(b, room_id)
+
+
+def test_a_room_that_nobody_is_in_any_more_is_given_up(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.lose("a.test", STATE)
+    join(bob, room_id)
+    bob.post(f"/rooms/{quote(room_id)}/leave", {})
+    network.advance(30)
+    network.requests.clear()
+
+    network.advance(7200)
+
+    assert asked_for_state(network) == []
+    network.altered.clear()
+    join(bob, room_id)
+    network.settle()
+    assert state(bob, room_id) == state(alice, room_id)
+
+
+def test_a_second_user_joins_a_room_that_lacks_members_through_its_server(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob, berta = a.register("alice"), b.register("bob"), b.register("berta")
+    room_id = room_of(alice)
+    alice.post(f"/rooms/{quote(room_id)}/ban", {"user_id": berta.user_id})
+    network.lose("a.test", STATE)
+    join(bob, room_id)
+
+    reply = berta.post(f"/join/{quote(room_id)}", {})
+    bea = b.register("bea")
+    other = bea.post(f"/join/{quote(room_id)}", {})
+
+    assert (reply.status, other.status) == (403, 200)
+    network.altered.clear()
+    network.advance(3600)
+    assert state(bob, room_id) == state(alice, room_id)
+
+
+def _now(awaitable: Any) -> list[Any]:
+    from twisted.internet.defer import ensureDeferred
+
+    found: list[Any] = []
+    ensureDeferred(awaitable).addCallback(found.append)
+    return found

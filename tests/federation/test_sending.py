@@ -1,0 +1,130 @@
+"""Events on their way to other servers: delivery, outages, restarts, refusals."""
+
+from urllib.parse import quote
+
+from tests.federation.conftest import MakeServer
+from tests.federation.network import MemoryNetwork
+from tests.homeserver import Homeserver, User
+
+
+def shared_room(alice: User, *others: User) -> str:
+    room_id = alice.create_room(preset="public_chat")
+    for user in others:
+        reply = user.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+        assert reply.status == 200, reply.json
+    alice.homeserver.settle()
+    return room_id
+
+
+def texts(user: User, room_id: str) -> list[str]:
+    user.homeserver.settle()
+    chunk = user.get(f"/rooms/{quote(room_id)}/messages", dir="b", limit=100).json["chunk"]
+    return [e["content"]["body"] for e in reversed(chunk) if e["type"] == "m.room.message"]
+
+
+def test_what_is_said_on_one_server_is_heard_on_the_other(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+
+    alice.send(room_id, "from a")
+    a.settle()
+    bob.send(room_id, "from b")
+
+    assert texts(bob, room_id) == ["from a", "from b"]
+    assert texts(alice, room_id) == ["from a", "from b"]
+
+
+def test_a_join_through_one_server_is_passed_on_to_the_others(
+    a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+
+    room_id = shared_room(alice, bob, carol)
+
+    joined = bob.get(f"/rooms/{quote(room_id)}/joined_members").json["joined"]
+    assert set(joined) == {alice.user_id, bob.user_id, carol.user_id}
+
+
+def test_a_server_that_was_away_hears_what_it_has_missed_in_order(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    network.cut_off(b.name)
+    for number in range(120):
+        alice.send(room_id, f"missed {number}")
+        if number % 40 == 0:
+            network.advance(60)
+
+    network.heal()
+    network.advance(4000)
+
+    assert texts(bob, room_id) == [f"missed {number}" for number in range(20, 120)]
+
+
+def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    network.cut_off(b.name)
+    alice.send(room_id, "before the restart")
+    a.settle()
+
+    network.add(a.restart())
+    network.heal()
+    network.advance(30)
+
+    assert texts(bob, room_id) == ["before the restart"]
+
+
+def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+
+    alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
+    a.settle()
+
+    assert room_id not in bob.get("/joined_rooms").json["joined_rooms"]
+
+
+def test_an_invitation_is_taken_back(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room(preset="private_chat")
+    alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+
+    alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
+    a.settle()
+
+    assert room_id not in bob.sync().get("rooms", {}).get("invite", {})
+
+
+def test_a_room_of_three_servers_heals_after_a_partition(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = shared_room(alice, bob, carol)
+    network.cut_off(c.name)
+    alice.send(room_id, "one side")
+    carol.send(room_id, "other side")
+    bob.send(room_id, "one side too")
+    network.advance(60)
+
+    network.heal()
+    network.advance(4000)
+    for user in (alice, bob, carol):
+        user.send(room_id, f"after it, {user.user_id}")
+        network.advance(1)
+
+    assert {frozenset(texts(user, room_id)) for user in (alice, bob, carol)} == {
+        frozenset(texts(alice, room_id))
+    }
+    assert len(texts(alice, room_id)) == 6
+
+
+def test_the_servers_of_a_test_are_made_only_when_they_are_asked_for(
+    make_server: MakeServer, network: MemoryNetwork
+) -> None:
+    make_server("a.test")
+
+    assert list(network.servers) == ["a.test"]

@@ -1,0 +1,211 @@
+"""Rooms joined with members left out of the state, and learning them later."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.core.events import Event
+from homeserver.core.identifiers import ServerName
+from homeserver.engine.event_placing import Outcome
+from homeserver.engine.remote_joins import PartialJoin
+from homeserver.engine.remote_server import RemoteFailure
+from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
+from tests.homeserver import Homeserver
+from tests.remote_room import RemoteStage
+
+SERVERS = [ServerName("remote.test"), ServerName("third.test")]
+LAZY = '{"room":{"state":{"lazy_load_members":true}}}'
+
+
+@pytest.fixture(params=["10", "11", "12"])
+def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> RemoteStage:
+    stage = RemoteStage(homeserver, request.param)
+    for name in ("bob", "carol"):
+        stage.remote.join(stage.remote.user(name))
+    return stage
+
+
+def join(stage: RemoteStage) -> Event:
+    """Alice joins, and is told of no member but who made the room."""
+    event = stage.make_member(stage.alice, "join")
+    stage.remote.graph.add(event)
+    state, chain = stage.answer_to(event)
+    told = [pdu for pdu in state if pdu["type"] != "m.room.member"]
+    stage.take_in(event, told, chain, partial=PartialJoin(SERVERS))
+    return event
+
+
+def complete(stage: RemoteStage) -> None:
+    stage.do(stage.rooms.partial.complete(stage.room_id, stage.remote))
+
+
+def test_a_partial_room_can_be_spoken_in(stage: RemoteStage) -> None:
+    join(stage)
+    bob = stage.remote.user("bob")
+    since = stage.alice.sync(filter=LAZY)["next_batch"]
+
+    said = stage.remote.say(bob, "who are you?")
+    assert stage.feed(said) == [Outcome.ACCEPTED]
+    answered = stage.alice.send(stage.room_id, "Alice")
+    shown = stage.synced(since=since, filter=LAZY)["timeline"]["events"]
+    assert [event["event_id"] for event in shown] == [said.event_id, answered]
+    assert stage.room.is_partial
+
+
+def test_attack_1_nobody_speaks_without_a_membership_to_cite(stage: RemoteStage) -> None:
+    join(stage)
+    stranger = stage.remote.user("stranger")
+
+    said = stage.remote.say(stranger, "let me in")
+    assert stage.feed(said) == [Outcome.REJECTED]
+
+
+def test_an_eager_sync_shows_it_when_it_is_complete(stage: RemoteStage) -> None:
+    event = join(stage)
+    assert stage.synced(filter=LAZY)["timeline"]["events"][0]["event_id"] == event.event_id
+    body = stage.alice.sync()
+    assert stage.room_id not in body.get("rooms", {}).get("join", {})
+
+    complete(stage)
+    part = stage.synced(since=body["next_batch"])
+    members = {
+        one["state_key"]
+        for one in (*part["state"]["events"], *part["timeline"]["events"])
+        if one["type"] == "m.room.member"
+    }
+    users = [stage.remote.user(name) for name in ("creator", "bob", "carol")]
+    assert members == {stage.alice.user_id, *users}
+    assert part["timeline"]["limited"] is True
+
+
+def test_afterwards_the_state_is_what_it_would_have_been(stage: RemoteStage) -> None:
+    join(stage)
+    bob = stage.remote.user("bob")
+    stage.feed(stage.remote.say(bob, "one"))
+    stage.feed(stage.remote.topic(stage.creator, "meanwhile"))
+    stage.feed(stage.remote.join(stage.remote.user("dora")))
+    last = stage.remote.say(bob, "two")
+    stage.feed(last)
+
+    complete(stage)
+    for _ in range(2):
+        assert stage.state() == stage.remote.graph.after[last.event_id]
+        assert {tip.event_id for tip in stage.room.tips} == {last.event_id}
+        assert stage.room.servers == {"remote.test": 4, "hs.test": 1}
+        assert not stage.room.is_partial
+        assert stage.do(stage.rooms.partial_rooms.list_rooms()) == []
+        more = stage.remote.say(bob, "three")
+        assert stage.feed(more) == [Outcome.ACCEPTED]
+        last = more
+        stage.restart()
+
+
+def test_what_the_whole_state_refuses_is_refused_afterwards(stage: RemoteStage) -> None:
+    bob = stage.remote.user("bob")
+    before = stage.remote.graph.resolve(
+        [stage.remote.graph.after[i] for i in stage.remote.graph.tips()]
+    )
+    stage.remote.member(stage.creator, "ban", bob)
+    event = join(stage)
+    evil = stage.remote.make(
+        "m.room.message", bob, {"body": "still here"},
+        auth=[before[s] for s in _cited(stage, bob) if s in before],
+    )  # fmt: skip
+    assert stage.feed(evil) == [Outcome.ACCEPTED]
+
+    complete(stage)
+    assert {tip.event_id for tip in stage.room.tips} == {event.event_id}
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+    assert evil.event_id not in stage.messages()
+
+
+def _cited(stage: RemoteStage, user: str) -> list[tuple[str, str]]:
+    always = [("m.room.power_levels", ""), ("m.room.member", user)]
+    if not stage.remote.version.room_id_is_create_hash:
+        always.insert(0, ("m.room.create", ""))
+    return always
+
+
+def test_a_partial_room_is_still_one_after_a_restart(stage: RemoteStage) -> None:
+    event = join(stage)
+
+    stage.restart()
+    assert stage.room.is_partial
+    (found,) = stage.do(stage.rooms.partial_rooms.list_rooms())
+    assert (found.room_id, found.join_id, found.servers) == (
+        stage.room_id,
+        event.event_id,
+        SERVERS,
+    )
+    servers = stage.do(stage.rooms.partial_rooms.list_servers(stage.room))
+    assert servers == {"remote.test", "third.test", "hs.test"}
+    complete(stage)
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+
+
+def test_who_waits_for_the_members_is_told_or_sent_away(stage: RemoteStage) -> None:
+    join(stage)
+    told: list[Any] = []
+    first = Deferred.fromCoroutine(stage.rooms.partial_rooms.wait(stage.room_id))
+    first.addBoth(told.append)
+    stage.homeserver.advance(19)
+    assert told == []
+    stage.homeserver.advance(2)
+    assert told[0].check(ServiceUnavailable)
+
+    second = Deferred.fromCoroutine(stage.rooms.partial_rooms.wait(stage.room_id))
+    second.addBoth(told.append)
+    complete(stage)
+    assert told[1:] == [None]
+
+
+def test_a_server_that_does_not_answer_changes_nothing(stage: RemoteStage) -> None:
+    event = join(stage)
+    stage.remote.is_silent = True
+
+    with pytest.raises(RemoteFailure):
+        complete(stage)
+    stage.remote.is_silent = False
+    complete(stage)
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+
+
+@pytest.mark.parametrize("statement", range(1, 50, 2))
+def test_whatever_fails_it_is_complete_or_not(homeserver: Homeserver, statement: int) -> None:
+    stage = RemoteStage(homeserver)
+    bob = stage.remote.user("bob")
+    stage.remote.join(bob)
+    join(stage)
+    stage.feed(stage.remote.topic(stage.creator, "meanwhile"))
+    last = stage.remote.say(bob, "two")
+    stage.feed(last)
+    homeserver.database.fail_at = statement
+
+    try:
+        complete(stage)
+    except DatabaseUnavailable:
+        homeserver.database.fail_at = None
+        assert stage.room.is_partial
+        stage.restart()
+        complete(stage)
+    homeserver.database.fail_at = None
+    stage.restart()
+    assert stage.state() == stage.remote.graph.after[last.event_id]
+    assert not stage.room.is_partial
+
+
+@pytest.mark.parametrize("path", ["members", "joined_members", "state"])
+def test_who_asks_for_all_members_is_sent_away_if_they_do_not_come(
+    homeserver: Homeserver, path: str
+) -> None:
+    stage = RemoteStage(homeserver)
+    join(stage)
+    pending = stage.alice.start_request("GET", f"/rooms/{quote(stage.room_id)}/{path}")
+    assert not pending.answered
+
+    homeserver.advance(21)
+    reply = pending.reply()
+    assert reply.status == 503
+    assert reply.headers.hasHeader("Retry-After")
