@@ -1,11 +1,11 @@
 # make run   start everything and say what to do next
-# make test  every test · make lint · make demo · make bench
+# make test  every test · make lint · make demo · make bench · make images · make images-check
 # make compat  every scenario with a real Synapse, which it installs into .venv-synapse
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8008
 
-.PHONY: run test compat lint format demo bench lock schema
+.PHONY: run test compat lint format demo bench images images-check lock schema
 
 run: .venv/.run
 	@$(BIN)/python -m tools.run --port $(PORT)
@@ -31,6 +31,15 @@ format: .venv/.test
 
 bench: .venv/.test
 	$(BIN)/python -m benchmarks.run
+
+# Containers; BASE is any Debian 12 with Python 3.11.
+images:
+	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -f docker/Dockerfile --target server -t countersign .
+	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -f docker/Dockerfile --target gate -t countersign-gate .
+	docker build $(if $(BASE),--build-arg BASE=$(BASE)) -f docker/conformance.Dockerfile -t countersign-conformance .
+
+images-check: .venv/.test images
+	COUNTERSIGN_IMAGES_CHECK=1 $(BIN)/pytest tests/docker
 
 # Write the versions in use into constraints.txt, after an upgrade that passed the tests.
 lock: .venv/.test

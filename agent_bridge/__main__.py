@@ -1,9 +1,12 @@
 """`countersign`: the gate's console and the signer, one command each.
 
+`countersign federation` is a command of the homeserver's own program, which takes over.
+
 Exit codes are those of `agent_bridge.gate.exit_codes`; a failure is one line on stderr.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +16,9 @@ from agent_bridge.signer.commands import add_signer_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["federation"]:
+        os.execv(sys.executable, [sys.executable, "-m", "homeserver", *given])  # noqa: S606 - no shell
     parser = argparse.ArgumentParser(
         prog="countersign",
         description="Agents propose, people's devices countersign, then a machine acts.",
@@ -20,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     add_signer_commands(commands)
     add_gate_commands(commands)
-    arguments = parser.parse_args(argv)
+    commands.add_parser("federation", help="how it stands with other servers (homeserver)")
+    arguments = parser.parse_args(given)
     try:
         return int(arguments.run(arguments))
     except CommandFailed as failure:

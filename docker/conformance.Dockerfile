@@ -31,7 +31,8 @@ RUN python3 -m compileall -q .
 FROM ${BASE}
 # No volume: a committed container keeps its data.
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin countersign \
-    && install -d -o countersign -g countersign -m 0700 /data
+    && install -d -o countersign -g countersign -m 0700 /data \
+    && install -d /complement/ca /complement/appservice
 COPY --from=dependencies /opt/countersign /opt/countersign
 COPY --from=source /opt/countersign/source /opt/countersign/source
 COPY docker/conformance_start.py docker/healthy /usr/local/lib/countersign/

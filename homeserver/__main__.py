@@ -1,4 +1,4 @@
-"""Commands: run · migrate · routes · make-config.
+"""Commands: run · migrate · routes · make-config · federation.
 
 `python -m homeserver run --config homeserver.yaml`
 """
@@ -17,7 +17,9 @@ from typing import ParamSpec, TypeVar
 import psycopg2
 
 from homeserver.appservice_registrations import load_registrations
+from homeserver.commands.federation import add_federation_commands, run_federation_command
 from homeserver.config import Config, ConfigInvalid, example_config, load_config
+from homeserver.core.signing import SigningKey
 from homeserver.engine.server_keys import SigningKeyUnusable, load_signing_key
 from homeserver.logs import start_logging
 from homeserver.randomness import Randomness
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary)
         command.add_argument("--config", type=Path, default=Path("homeserver.yaml"))
     commands.add_parser("make-config", help="print a commented configuration")
+    add_federation_commands(commands)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "make-config":
@@ -61,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(chosen.config)
         if chosen.command == "run":
             return _run(config)
+        if chosen.command == "federation":
+            return run_federation_command(chosen, config, _signing_key(config))
         if chosen.command == "routes":
             return _print_routes(config)
         return _migrate(config)
@@ -125,6 +130,14 @@ def _migrate(config: Config) -> int:
         if postgres is not None:
             postgres.stop()
     return 0
+
+
+def _signing_key(config: Config) -> SigningKey:
+    """Return the key of a server that has one. Raises StartRefused, SigningKeyUnusable."""
+    file = config.path(config.server.signing_key_file)
+    if not file.exists():
+        raise StartRefused(f"There is no {file}: this server has never been started.")
+    return load_signing_key(file, Randomness())
 
 
 def _print_routes(config: Config) -> int:

@@ -20,6 +20,7 @@ from homeserver.api.client.event_context import EventContextAPI
 from homeserver.api.client.filters import FiltersAPI
 from homeserver.api.client.login import LoginAPI
 from homeserver.api.client.media import (
+    DOWNLOADS,
     UPLOAD_PATH,
     MediaAPI,
     MediaUploadAPI,
@@ -112,6 +113,7 @@ from homeserver.services.federation.remote_directory import RemoteDirectory
 from homeserver.services.federation.remote_history import RemoteHistory
 from homeserver.services.federation.remote_keys import RemoteKeys
 from homeserver.services.federation.remote_membership import RemoteMembership
+from homeserver.services.federation.remote_moments import RemoteMoments
 from homeserver.services.federation.remote_profiles import RemoteProfiles
 from homeserver.services.federation.remote_servers import RemoteServers
 from homeserver.services.federation.remote_spaces import RemoteSpaces
@@ -132,7 +134,7 @@ from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.media import Media
 from homeserver.services.media_files import MediaFiles
 from homeserver.services.media_local import LocalMedia
-from homeserver.services.media_remote import MAX_FETCHES, RemoteMedia
+from homeserver.services.media_remote import MAX_WANTED, RemoteMedia
 from homeserver.services.media_thumbnails import Thumbnails
 from homeserver.services.media_upkeep import MediaUpkeep
 from homeserver.services.membership import Membership
@@ -185,7 +187,7 @@ from homeserver.storage.server_keys import StoredKey
 from homeserver.transport.endpoint import Route, Router, routes
 from homeserver.transport.federation_client import AllowedServers, FederationClient
 from homeserver.transport.outbound import HttpClient
-from homeserver.transport.pipeline import Pipeline
+from homeserver.transport.pipeline import Authentication, Pipeline
 from homeserver.transport.rate_limits import RateLimits
 
 logger = logging.getLogger(__name__)
@@ -194,6 +196,7 @@ _HOUR_SECONDS = 3600.0
 MEDIA_THREADS = 3
 """One of them makes thumbnails, which take memory; the others write files."""
 _MAX_MEDIA_WAITING = 50
+_DOWNLOADS_FACTOR = 10
 _DRAIN_SECONDS = 8.0
 """Requests under way have so long to end when the server stops."""
 
@@ -390,6 +393,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         per_second=config.rate_limits.per_second,
         burst=config.rate_limits.burst,
         enabled=config.rate_limits.enabled,
+        more_often=dict.fromkeys(DOWNLOADS, _DOWNLOADS_FACTOR),
     )
 
     def count_login(kind: str, name: str) -> None:
@@ -475,7 +479,9 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     receipt_edus = ReceiptEDUs(receipts, room_guard, shared_rooms, federation_sender, background)
     receipts.subscribe(receipt_edus.note)
     notifier.subscribe(receipt_edus.note_committed)
-    presence_edus = PresenceEDUs(presence, live_rooms, shared_rooms, federation_sender, background)
+    presence_edus = PresenceEDUs(
+        presence, live_rooms, shared_rooms, federation_sender, background, clock
+    )
     presence.subscribe(presence_edus.note)
     notifier.subscribe(presence_edus.note_committed)
     device_edus = DeviceEDUs(remote_devices, device_resync)
@@ -483,7 +489,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         database,
         clock,
         background,
-        RoomEvents(server_name, live_rooms, remote_rooms, remote_servers, room_guard),
+        RoomEvents(server_name, live_rooms, remote_rooms, remote_servers, room_guard, clock),
         InboundEDUs(
             {
                 "m.typing": typing_edus.receive,
@@ -604,7 +610,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         clock,
         requests,
         media_files,
-        SharedWork("fetch media", background, max_under_way=MAX_FETCHES),
+        SharedWork("fetch media", background, max_under_way=MAX_WANTED),
     )
     media = Media(server_name, config.media, local_media, remote_media, media_files)
     thumbnails = Thumbnails(
@@ -673,7 +679,17 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
                 aggregations,
             ),
             EventContextAPI(
-                EventContext(database, live_rooms, access, timeline, room_state), aggregations
+                EventContext(
+                    database,
+                    live_rooms,
+                    access,
+                    timeline,
+                    room_state,
+                    RemoteMoments(
+                        remote_rooms, remote_history, remote_servers, requests, clock, background
+                    ),
+                ),
+                aggregations,
             ),
             AccountDataAPI(account_data),
             RoomTagsAPI(account_data),
@@ -711,9 +727,11 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     root = Pipeline(
         Router(table),
-        authenticate=sessions.authenticate,
-        authenticate_server=server_authentication.authenticate,
-        check_admin=AdminAccess(accounts, sessions.authenticate, signing_key, clock).check,
+        authentication=Authentication(
+            sessions.authenticate,
+            server_authentication.authenticate,
+            AdminAccess(accounts, sessions.authenticate, signing_key, clock).check,
+        ),
         count_request=count_request,
         clock=clock,
         randomness=randomness,

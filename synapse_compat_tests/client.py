@@ -184,7 +184,7 @@ class User:
         wanted = json.dumps({"room": {"include_leave": True}})
         return self.sync(filter=wanted).get("rooms", {}).get("leave", {})
 
-    def see_text(self, room_id: str, text: str, since: str | None = None) -> str:
+    def see_text(self, room_id: str, text: str) -> str:
         """Wait until a message is in the room's history here; return its event id."""
 
         def look() -> str | None:
@@ -193,14 +193,25 @@ class User:
                     return str(event["event_id"])
             return None
 
-        del since
-        return eventually(look, f"{self.user_id} sees {text!r} in {room_id}")
+        return str(eventually(look, f"{self.user_id} sees {text!r} in {room_id}"))
 
     def see_membership(self, room_id: str, user: "User | str", membership: str | None) -> None:
         eventually(
             lambda: self.membership(room_id, user) == membership,
             f"{self.user_id} sees {_user_id(user)} as {membership}",
         )
+
+    def see_members(self, room_id: str, everybody: set[str]) -> None:
+        eventually(
+            lambda: everybody <= self.members(room_id), f"{self.user_id} sees them all in {room_id}"
+        )
+
+    def see_texts(self, room_id: str, count: int) -> list[str]:
+        """Wait until there are so many messages; return them as `texts` does."""
+        eventually(
+            lambda: len(self.texts(room_id)) == count, f"{self.user_id} sees {count} messages"
+        )
+        return self.texts(room_id)
 
     def see_invite(self, room_id: str) -> Any:
         """Wait for an invite; return its stripped state."""
@@ -294,9 +305,7 @@ def shared_room(creator: User, *others: User, **body: Any) -> str:
         user.join(room_id, creator)
     everybody = {user.user_id for user in (creator, *others)}
     for user in (creator, *others):
-        eventually(
-            lambda user=user: everybody <= user.members(room_id), f"{user.user_id} sees them all"
-        )
+        user.see_members(room_id, everybody)
     return room_id
 
 

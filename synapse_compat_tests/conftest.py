@@ -64,7 +64,7 @@ def install_synapse() -> Path:
     python = _SYNAPSE_VENV / "bin" / "python"
     if not python.exists():
         venv.create(_SYNAPSE_VENV, with_pip=True)
-    check = [python, "-c", "import synapse, psycopg2"]
+    check = [str(python), "-c", "import synapse, psycopg2"]
     if subprocess.run(check, capture_output=True, check=False).returncode:
         subprocess.run(
             [python, "-m", "pip", "-q", "install", _SYNAPSE, "psycopg2-binary"], check=True

@@ -120,9 +120,12 @@ def make_synapse(
         "enable_registration_without_verification": True,
         "registration_shared_secret": SHARED_SECRET,
         "bcrypt_rounds": 4,
+        # A first sync shows what is, not what was two minutes ago.
+        "caches": {"sync_response_cache_duration": "0s"},
         "presence": {"enabled": True},
         "allow_public_rooms_over_federation": True,
         "allow_public_rooms_without_auth": True,
+        "room_list_publication_rules": [{"action": "allow"}],
         "app_service_config_files": [str(appservice.file)],
         "experimental_features": {"msc3266_enabled": True},
         **_no_limits(),

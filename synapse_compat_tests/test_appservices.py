@@ -1,6 +1,7 @@
 """Bots and bridges of one server, people on the other."""
 
 import uuid
+from typing import Any
 
 from synapse_compat_tests.appservices import USER_PREFIX, AppService
 from synapse_compat_tests.client import User, eventually, register, request, same_state
@@ -20,7 +21,7 @@ def register_ghost(server: Server) -> tuple[User, AppService]:
 class Ghost(User):
     """A user in whose name its application service acts."""
 
-    def request(self, method: str, path: str, body: object = None, **query: object) -> object:
+    def request(self, method: str, path: str, body: object = None, **query: Any) -> Any:
         return super().request(method, path, body, user_id=self.user_id, **query)
 
 

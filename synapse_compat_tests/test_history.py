@@ -1,5 +1,7 @@
 """History that a server was not there for."""
 
+from functools import partial
+
 import pytest
 
 from synapse_compat_tests.client import Refused, User, eventually, register, same_state, shared_room
@@ -152,21 +154,22 @@ def test_a_neighbour_who_joins_later_has_the_same_history(pair: Pair) -> None:
     carol.send(room_id, "three")
     alice.see_text(room_id, "three")
 
+    def has_it_all(user: User) -> bool:
+        return texts_in_history(user, room_id) == ["one", "two", "three"]
+
     for user in (alice, bob, carol):
-        eventually(
-            lambda user=user: texts_in_history(user, room_id) == ["one", "two", "three"],
-            f"{user.user_id} has it all",
-        )
+        eventually(partial(has_it_all, user), f"{user.user_id} has it all")
     same_state(alice, bob, room_id=room_id)
 
 
 def test_messages_of_every_pair_of_pages_join_without_gap(pair: Pair) -> None:
     alice, bob = pair.users()
     room_id = shared_room(alice, bob)
-    for number in range(20):
+    count = 20
+    for number in range(count):
         (alice, bob)[number % 2].send(room_id, f"message {number}")
     for user in (alice, bob):
-        eventually(lambda user=user: len(user.texts(room_id)) == 20, "all have arrived")  # noqa: PLR2004 - above
+        user.see_texts(room_id, count)
 
     for user in (alice, bob):
         whole = [event["event_id"] for event in user.history(room_id, page=100)]

@@ -1,5 +1,8 @@
 """Messages and what refers to them, across servers."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from synapse_compat_tests.client import Refused, User, eventually, shared_room
@@ -23,7 +26,7 @@ def relate(user: User, room_id: str, event_id: str, kind: str, **content: object
     )
 
 
-def aggregated(user: User, room_id: str, event_id: str, kind: str) -> object:
+def aggregated(user: User, room_id: str, event_id: str, kind: str) -> Any:
     found = user.event(room_id, event_id).get("unsigned", {}).get("m.relations", {})
     return found.get(kind)
 
@@ -39,10 +42,7 @@ def test_messages_of_both_sides_arrive_complete_and_in_each_ones_order(pair: Pai
         bob.send(room_id, f"bob {number}")
 
     for user in (alice, bob):
-        eventually(
-            lambda user=user: len(user.texts(room_id)) == 2 * count, f"{user.user_id} has them all"
-        )
-        texts = user.texts(room_id)
+        texts = user.see_texts(room_id, 2 * count)
         for name in ("alice", "bob"):
             ones = [text for text in texts if text.startswith(name)]
             assert ones == [f"{name} {number}" for number in range(count)]
@@ -87,9 +87,7 @@ def test_an_edit_is_seen_on_the_other_side(pair: Pair) -> None:
     )
 
     for user in (alice, bob):
-        found = eventually(
-            lambda user=user: aggregated(user, room_id, event_id, "m.replace"), "the edit"
-        )
+        found = eventually(partial(aggregated, user, room_id, event_id, "m.replace"), "the edit")
         assert found["event_id"] == edit
         assert found["content"]["m.new_content"]["body"] == "first"
 
@@ -105,12 +103,12 @@ def test_reactions_of_both_sides_are_found_on_both_sides(pair: Pair) -> None:
         relation = {"rel_type": "m.annotation", "event_id": event_id, "key": "🍰"}
         given.add(user.send_event(room_id, "m.reaction", {"m.relates_to": relation}))
 
-    path = f"/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/m.annotation/m.reaction"
+    def sees_both(user: User) -> bool:
+        path = f"/_matrix/client/v1/rooms/{room_id}/relations/{event_id}/m.annotation/m.reaction"
+        return {event["event_id"] for event in user.get(path)["chunk"]} == given
+
     for user in (alice, bob):
-        eventually(
-            lambda user=user: {event["event_id"] for event in user.get(path)["chunk"]} == given,
-            f"{user.user_id} sees both reactions",
-        )
+        eventually(partial(sees_both, user), f"{user.user_id} sees both reactions")
 
 
 def test_a_thread_of_both_sides_is_one_thread(pair: Pair) -> None:

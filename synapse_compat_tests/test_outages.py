@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from functools import partial
 
 from synapse_compat_tests.client import (
     Refused,
@@ -121,14 +122,14 @@ def test_nothing_acknowledged_is_lost_when_a_server_is_killed(pair: Pair) -> Non
         killed.process.stop()
         killed.process.start()
 
+    def has_all(user: User, name: str) -> bool:
+        texts = acknowledged[name]
+        return numbered(user, room_id, f"{name} ")[: len(texts)] == texts
+
     for user in (alice, bob):
-        for name, texts in acknowledged.items():
+        for name in acknowledged:
             eventually(
-                lambda user=user, name=name, texts=texts: (
-                    numbered(user, room_id, f"{name} ")[: len(texts)] == texts
-                ),
-                f"{user.user_id} has all of {name}'s",
-                _LONG_SECONDS,
+                partial(has_all, user, name), f"{user.user_id} has all of {name}'s", _LONG_SECONDS
             )
     same_state(alice, bob, room_id=room_id)
 

@@ -133,10 +133,7 @@ def test_state_under_odd_keys_arrives(pair: Pair) -> None:
     for key in _ODD_KEYS:
         assert ("org.example.odd/ type 🔑", key) in state
     for number, key in enumerate(_ODD_KEYS):
-        found = eventually(
-            lambda key=key: bob.state_content(room_id, "org.example.odd/ type 🔑", key), key
-        )
-        assert found == {"number": number}
+        assert bob.state_content(room_id, "org.example.odd/ type 🔑", key) == {"number": number}
 
 
 def test_state_named_after_a_user_is_that_users(pair: Pair) -> None:

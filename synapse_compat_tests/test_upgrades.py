@@ -30,6 +30,7 @@ def test_nobody_talks_in_a_room_that_is_over(pair: Pair) -> None:
 
     alice.post(f"/rooms/{old}/upgrade", {"new_version": "11"})
     eventually(lambda: bob.state_content(old, "m.room.tombstone"), "the tombstone")
+    same_state(alice, bob, room_id=old)
 
     with pytest.raises(Refused, match="M_FORBIDDEN"):
         bob.send(old, "anybody?")

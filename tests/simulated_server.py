@@ -13,6 +13,7 @@ from homeserver.core.auth_events import auth_types_of
 from homeserver.core.errors import EventRejected, SignatureInvalid
 from homeserver.core.event_auth import check_auth_events_selection, check_event_auth
 from homeserver.core.events import (
+    MAX_PDU_BYTES,
     Event,
     check_event_signature,
     make_event,
@@ -177,6 +178,7 @@ class SimulatedServer:
                 cited: reference_hash(graph.events[cited]) if cited in graph.events else _NO_HASH
                 for cited in (*parents, *auth)
             },
+            max_bytes=MAX_PDU_BYTES,
         )
 
     def send(

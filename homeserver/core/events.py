@@ -48,6 +48,7 @@ from homeserver.core.signing import (
 
 __all__ = [
     "MAX_AUTH_EVENTS",
+    "MAX_OWN_PDU_BYTES",
     "MAX_PDU_BYTES",
     "MAX_PREV_EVENTS",
     "Event",
@@ -66,6 +67,8 @@ __all__ = [
 ]
 
 MAX_PDU_BYTES = 65_536
+MAX_OWN_PDU_BYTES = MAX_PDU_BYTES - len('"unsigned":{},')
+"""Of events made here. NOTSPEC: Synapse counts an empty `unsigned` to events that have none."""
 MAX_KEY_BYTES = 255
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
@@ -180,6 +183,7 @@ def make_event(
     server_name: str,
     signing_key: SigningKey,
     reference_hashes: Mapping[EventID, str | None] | None = None,
+    max_bytes: int = MAX_OWN_PDU_BYTES,
 ) -> Event:
     """Hash, sign and check a new event.
 
@@ -216,7 +220,10 @@ def make_event(
     signed_bytes = _signed_bytes(version, pdu)
     pdu["signatures"] = {server_name: {signing_key.key_id: signing_key.sign(signed_bytes)}}
     event_id = _event_id_of_hash(version, pdu, signed_bytes)
-    return Event(version, pdu, _encode_part(version, pdu), event_id)
+    pdu_bytes = _encode_part(version, pdu)
+    if len(pdu_bytes) > max_bytes:
+        raise EventMalformed(f"the event has more than {max_bytes} bytes")
+    return Event(version, pdu, pdu_bytes, event_id)
 
 
 def redact_event(event: Event) -> Event:

@@ -6,7 +6,7 @@ that is known is who signed it. Invariants: it changes what one local user is to
 else; it is not among the events of the room, and so authorizes none of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from homeserver.core.canonical_json import encode_json
@@ -29,11 +29,12 @@ from homeserver.storage import out_of_band
 from homeserver.storage.database import Database
 from homeserver.storage.events import decode_event_id, encode_event_id
 from homeserver.storage.memberships import NUMBERS, NewMembership
-from homeserver.storage.out_of_band import NewOutOfBand
+from homeserver.storage.out_of_band import MovedOutOfBand, NewOutOfBand
 
 _MAX_STRIPPED = 200
 _MAX_STRIPPED_BYTES = 4 * MAX_PDU_BYTES
 _WAITING = ("invite", "knock")
+Moved = tuple[RoomID, TimelineEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,16 @@ class OutOfBand:
         self._live_rooms = live_rooms
         self._checks = checks
         self._writer = writer
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each commit; `list_moved` tells of it. It must not raise."""
+        self._listeners.append(listener)
+
+    async def list_moved(self, after: int, up_to: int, limit: int) -> list[Moved]:
+        """Return what the first positions in (after, up_to] hold, in order."""
+        rows = await self._db.read(out_of_band.list_out_of_band, after, up_to, limit)
+        return [_moved(row) for row in rows]
 
     async def is_resident(self, room_id: RoomID) -> bool:
         """Tell whether a local user is joined, so that the room's events are known here."""
@@ -259,6 +270,14 @@ class OutOfBand:
         if membership in _WAITING:
             shown = encode_json([*_clean(stripped_state), stripped_fields(event)])
         await self._writer.write(room_id, version, event, membership, shown)
+        for listener in self._listeners:
+            listener()
+
+
+def _moved(row: MovedOutOfBand) -> Moved:
+    version = ROOM_VERSIONS[row.room_version]
+    event = restore_event(version, decode_event_id(version, row.event_id), row.pdu)
+    return row.room_id, TimelineEvent(event, row.event_nid, state_before=None, state_after=None)
 
 
 def _clean(stripped_state: Sequence[JsonObject]) -> list[JsonValue]:

@@ -11,9 +11,10 @@ from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import InvalidParam, NotFound
+from homeserver.services.federation.remote_moments import RemoteMoments
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.room_state import RoomState
-from homeserver.services.timeline import Timeline, make_token, place_before
+from homeserver.services.timeline import END, Timeline, make_token, place_before
 from homeserver.storage import events
 from homeserver.storage.database import Database
 
@@ -45,12 +46,14 @@ class EventContext:
         access: RoomAccess,
         timeline: Timeline,
         room_state: RoomState,
+        moments: RemoteMoments,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._access = access
         self._timeline = timeline
         self._room_state = room_state
+        self._moments = moments
 
     async def around(
         self,
@@ -144,10 +147,42 @@ class EventContext:
     ) -> TimelineEvent:
         """Return the nearest visible event at or after (before) a moment in milliseconds.
 
+        1. Of those known here.   2. If history is missing there, other servers may know a nearer.
+
         Raises Forbidden, and NotFound when there is none.
         """
         room = (await self._access.access_readable(user_id, room_id)).room
         timestamp = max(-_MAX_TIMESTAMP, min(timestamp, _MAX_TIMESTAMP))
+        found = await self._find_known(user_id, room, timestamp, backwards=backwards)  # 1
+        if await self._is_at_gap(room, found, backwards=backwards):  # 2
+            nearest = None if found is None else found.event.origin_server_ts
+            if await self._moments.fetch(room, timestamp, nearest, backwards=backwards):
+                known = await self._find_known(user_id, room, timestamp, backwards=backwards)
+                found = known or found
+        if found is None:
+            raise NotFound("There is no event in this direction")
+        return found
+
+    async def _is_at_gap(
+        self, room: LiveRoom, found: TimelineEvent | None, *, backwards: bool
+    ) -> bool:
+        """Return whether history is missing before an event, or (backwards) right after it."""
+        if len(room.servers) == 1 and not room.is_partial:
+            return False
+        if found is None:
+            return await self._timeline.is_gap_before(room, None)
+        if backwards:
+            following = await self._db.read(
+                events.list_timeline_forwards, room.room_nid, found.position, END, 1
+            )
+            if not following:
+                return False
+            found = load_timeline_event(room.version, following[0])
+        return await self._timeline.is_gap_before(room, found)
+
+    async def _find_known(
+        self, user_id: UserID, room: LiveRoom, timestamp: int, *, backwards: bool
+    ) -> TimelineEvent | None:
         place = (timestamp + 1, -1) if backwards else (timestamp, -1)
         for _ in range(_MAX_SCANNED // _CHUNK):
             stored = await self._db.read(
@@ -161,4 +196,4 @@ class EventContext:
             if len(chunk) < _CHUNK:
                 break
             place = (chunk[-1].event.origin_server_ts, chunk[-1].event_nid)
-        raise NotFound("There is no event in this direction")
+        return None

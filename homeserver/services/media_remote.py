@@ -1,18 +1,20 @@
 """Media of other servers: fetched once, kept while they are used and there is room.
 
 spec: server-server-api/#content-repository, v1.19. Invariant: what another server sends is bounded
-in bytes and time, a file is fetched by one request at a time, and what failed is not asked for
-again at once.
+in bytes and time, a file is fetched by one request at a time, few are fetched at once, and what
+failed is not asked for again soon.
 """
 
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from twisted.internet.defer import DeferredSemaphore
+
 from homeserver.clock import Clock
 from homeserver.config import MediaSection
 from homeserver.core.identifiers import ServerName
-from homeserver.errors import LimitExceeded, MatrixError, NotFound
+from homeserver.errors import MatrixError, NotFound
 from homeserver.services.federation.requests import FederationRequests
 from homeserver.services.media_files import MediaFiles
 from homeserver.services.media_headers import clean_content_type, parse_file_name
@@ -27,16 +29,21 @@ from homeserver.transport.outbound import Cause, RequestFailed
 
 logger = logging.getLogger(__name__)
 
-MAX_FETCHES = 6
+MAX_WANTED = 500
+"""Files that are fetched or wait for their turn."""
+_MAX_FETCHES = 8
 """At the same time; each holds a file in memory."""
 _MAX_FETCHES_PER_SERVER = 3
 _USE_EXACT_MS = 3_600_000
 _MISSING_MS = 600_000
 """What another server does not have is not asked for again before this."""
 _FAILED_MS = 60_000
+_AWAY = frozenset((Cause.DNS, Cause.CONNECT, Cause.TLS, Cause.TIMEOUT))
+"""Whoever fails like this is asked for nothing else either, for that time."""
+_ANYTHING = ""
+"""In place of a media id."""
 _MAX_FAILURES = 10_000
 _DELETED_AT_ONCE = 100
-_RETRY_AFTER_MS = 2_000
 _MAX_URL = 8_000
 
 
@@ -78,7 +85,10 @@ class RemoteMedia:
         self._requests = requests
         self._files = files
         self._fetches = fetches
-        self._by_server: dict[ServerName, int] = {}
+        self._places = DeferredSemaphore(_MAX_FETCHES)
+        self._lanes: dict[ServerName, DeferredSemaphore] = {}
+        """By server: so that a slow one does not take every place."""
+        self._is_trimming = False
         self._failures: OrderedDict[tuple[ServerName, str], tuple[_Failure, int]] = OrderedDict()
         """And until when each holds."""
         self._stored_bytes: int | None = None
@@ -101,27 +111,33 @@ class RemoteMedia:
 
     async def fetch(self, server: ServerName, media_id: str, timeout_ms: int) -> ContentRow:
         """Ask the other server, though there may be a copy. Raises as `get`."""
-        key = (server, media_id)
-        failure = self._failures.get(key)
-        if failure is not None and failure[1] > self._clock.now_ms():
-            raise failure[0].error()
+        self._check_not_failed(server, media_id)
         waits_ms = max(0, min(timeout_ms, MAX_WAIT_MS))
-        return await self._fetches.get(key, lambda: self._fetch(server, media_id, waits_ms))
+        return await self._fetches.get(
+            (server, media_id), lambda: self._fetch_in_turn(server, media_id, waits_ms)
+        )
 
     async def trim(self) -> None:
         """Delete copies, those used least recently first, until the rest fits."""
-        stored = await self._db.read(media.sum_remote_bytes, self._server_name)
-        while stored > self._section.remote_cache_bytes:
-            for key in await self._db.read(media.list_least_used, _DELETED_AT_ONCE):
-                await self.forget(key.server_name, key.media_id)
-                now = await self._db.read(media.sum_remote_bytes, self._server_name)
-                if now <= self._section.remote_cache_bytes:
+        if self._is_trimming:
+            return
+        self._is_trimming = True
+        try:
+            stored = await self._db.read(media.sum_remote_bytes, self._server_name)
+            while stored > self._section.remote_cache_bytes:
+                keys = await self._db.read(media.list_least_used, _DELETED_AT_ONCE)
+                if not keys:
+                    logger.warning("Nothing is left to delete, and yet it takes bytes=%d", stored)
                     break
-            else:
-                logger.warning("Nothing is left to delete, and yet copies take bytes=%d", stored)
-                break
-            stored = now
-        self._stored_bytes = stored
+                excess = stored - self._section.remote_cache_bytes
+                for key in keys:
+                    if excess > 0:
+                        await self.forget(key.server_name, key.media_id)
+                        excess -= key.length
+                stored = await self._db.read(media.sum_remote_bytes, self._server_name)
+            self._stored_bytes = stored
+        finally:
+            self._is_trimming = False
 
     async def forget(self, server: ServerName, media_id: str) -> None:
         """Delete a copy and its thumbnails."""
@@ -131,19 +147,28 @@ class RemoteMedia:
         now_ms = self._clock.now_ms()
         await self._db.run(media.update_last_used, server, media_id, now_ms, now_ms - _USE_EXACT_MS)
 
+    async def _fetch_in_turn(
+        self, server: ServerName, media_id: str, timeout_ms: int
+    ) -> ContentRow:
+        lane = self._lanes.setdefault(server, DeferredSemaphore(_MAX_FETCHES_PER_SERVER))
+        await lane.acquire()
+        try:
+            await self._places.acquire()
+            try:
+                self._check_not_failed(server, media_id)
+                return await self._fetch(server, media_id, timeout_ms)
+            finally:
+                self._places.release()
+        finally:
+            lane.release()
+            if lane.tokens == lane.limit:
+                del self._lanes[server]
+
     async def _fetch(self, server: ServerName, media_id: str, timeout_ms: int) -> ContentRow:
-        under_way = self._by_server.get(server, 0)
-        if under_way >= _MAX_FETCHES_PER_SERVER:
-            raise LimitExceeded("Too much is fetched", retry_after_ms=_RETRY_AFTER_MS)
-        self._by_server[server] = under_way + 1
         try:
             part = await self._ask(server, media_id, timeout_ms)
         except (RequestFailed, MultipartInvalid) as error:
             raise self._failed(server, media_id, error) from error
-        finally:
-            self._by_server[server] -= 1
-            if not self._by_server[server]:
-                del self._by_server[server]
         stored = await self._files.store(part.content)
         content = ContentRow(
             stored.file_id,
@@ -181,6 +206,12 @@ class RemoteMedia:
             raise RequestFailed("the content is too large", Cause.TOO_LARGE)
         return part
 
+    def _check_not_failed(self, server: ServerName, media_id: str) -> None:
+        for key in ((server, _ANYTHING), (server, media_id)):
+            failure = self._failures.get(key)
+            if failure is not None and failure[1] > self._clock.now_ms():
+                raise failure[0].error()
+
     def _failed(
         self, server: ServerName, media_id: str, error: RequestFailed | MultipartInvalid
     ) -> MatrixError:
@@ -188,7 +219,8 @@ class RemoteMedia:
         logger.info("Media not fetched server=%s cause=%s", server, error)
         failure = _explain(error)
         if failure.kept_ms:
-            key = (server, media_id)
+            is_away = isinstance(error, RequestFailed) and error.cause in _AWAY
+            key = (server, _ANYTHING if is_away else media_id)
             self._failures[key] = (failure, self._clock.now_ms() + failure.kept_ms)
             self._failures.move_to_end(key)
             while len(self._failures) > _MAX_FAILURES:

@@ -133,6 +133,10 @@ class Timeline:
                         break
         return _Read(found, place if more else None, (place if more else stop)[0])
 
+    async def is_gap_before(self, room: LiveRoom, found: TimelineEvent | None) -> bool:
+        """Return whether history is missing before an event; None: before any."""
+        return await self._history.is_gap_before(room, None if found is None else found.event)
+
     async def _chunk(
         self, room: LiveRoom, place: Place, stop: Place, limit: int, *, backwards: bool
     ) -> list[TimelineEvent]:

@@ -58,6 +58,7 @@ class UsageRow:
 class RemoteKey:
     server_name: ServerName
     media_id: str
+    length: int
 
 
 # --- what users of this server sent
@@ -246,7 +247,7 @@ def list_least_used(txn: Txn, limit: int) -> list[RemoteKey]:
     return list_rows(
         txn,
         RemoteKey,
-        "SELECT server_name, media_id FROM remote_media ORDER BY last_used_ts LIMIT %s",
+        "SELECT server_name, media_id, length FROM remote_media ORDER BY last_used_ts LIMIT %s",
         (limit,),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.storage.query import Txn, execute, find_row, insert_many
+from homeserver.storage.query import Txn, execute, find_row, insert_many, list_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,15 @@ class NewOutOfBand:
 @dataclass(frozen=True, slots=True)
 class OutOfBandRow:
     room_version: str
+    event_id: bytes
+    pdu: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MovedOutOfBand:
+    room_id: RoomID
+    room_version: str
+    event_nid: int
     event_id: bytes
     pdu: bytes
 
@@ -50,4 +59,17 @@ def find_out_of_band(txn: Txn, user_id: UserID, room_id: RoomID) -> OutOfBandRow
           FROM rooms JOIN out_of_band_memberships USING (room_nid) JOIN users USING (user_nid)
          WHERE room_id = %s AND user_id = %s""",
         (room_id, user_id),
+    )
+
+
+def list_out_of_band(txn: Txn, after: int, up_to: int, limit: int) -> list[MovedOutOfBand]:
+    """Return the first ones at positions in (after, up_to], in order."""
+    return list_rows(
+        txn,
+        MovedOutOfBand,
+        """
+        SELECT room_id, room_version, event_nid, event_id, pdu
+          FROM rooms JOIN out_of_band_memberships USING (room_nid)
+         WHERE event_nid > %s AND event_nid <= %s ORDER BY event_nid LIMIT %s""",
+        (after, up_to, limit),
     )

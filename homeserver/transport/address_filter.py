@@ -15,6 +15,8 @@ _IPV4_INSIDE = (
     ipaddress.IPv6Network("::/96"),
 )
 """Networks whose packets may be sent on to the IPv4 address in the last 32 bits."""
+_SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")
+"""No longer in use by the book, and so not private by Python's."""
 
 
 class AddressFilter:
@@ -30,7 +32,11 @@ class AddressFilter:
         meant = _inside(address) or [address]
         if all(any(one in network for network in self._allowed) for one in meant):
             return True
-        return all(one.is_global and not one.is_multicast for one in (address, *meant))
+        return all(_is_public(one) for one in (address, *meant))
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast and address not in _SITE_LOCAL
 
 
 def _inside(address: Address) -> list[Address]:

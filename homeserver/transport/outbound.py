@@ -13,11 +13,9 @@ from urllib.parse import urljoin
 
 from OpenSSL import SSL
 from service_identity import VerificationError
-from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
-    ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
     DNSLookupError,
@@ -121,31 +119,27 @@ class Exchanges:
     ) -> Answer:
         """Raises RequestFailed; a cancelled call stays cancelled, so that the server can stop."""
         performing = Deferred.fromCoroutine(self._perform(method, url, headers, body, max_bytes))
-        performing.addTimeout(timeout_seconds, self._reactor)
+        has_timed_out = False
+
+        def give_up() -> None:
+            nonlocal has_timed_out
+            has_timed_out = True
+            performing.cancel()
+
+        timer = self._reactor.callLater(timeout_seconds, give_up)
         try:
             return await performing
-        except ConnectTimeout as error:
-            raise RequestFailed("the address does not answer", Cause.TIMEOUT) from error
-        except TimedOut as error:
-            message = f"no answer in {timeout_seconds:g} s"
-            raise RequestFailed(message, Cause.TIMEOUT) from error
-        except DNSLookupError as error:
-            raise RequestFailed(str(error), Cause.DNS) from error
-        except ConnectError as error:
-            raise RequestFailed(str(error), Cause.CONNECT) from error
-        except (
-            ResponseFailed,
-            RequestTransmissionFailed,
-            ConnectionAborted,
-            ConnectionDone,
-            ConnectionLost,
-        ) as error:
-            raise _explain(error) from error
-        except (SSL.Error, VerificationError) as error:
-            raise RequestFailed(_tls_message(error), Cause.TLS) from error
-        except (SchemeNotSupported, LookupError, OverflowError, ValueError) as error:
-            # A URL, host name or port that there cannot be.
-            raise RequestFailed(f"it cannot be asked: {error}"[:500]) from error
+        except Exception as error:
+            if has_timed_out:
+                message = f"no answer in {timeout_seconds:.3g} s"
+                raise RequestFailed(message, Cause.TIMEOUT) from error
+            explained = _explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+        finally:
+            if timer.active():
+                timer.cancel()
 
     async def _perform(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, max_bytes: int
@@ -329,12 +323,31 @@ class _Collector(TwistedProtocol):
             connection.abortConnection()
 
 
-def _explain(error: Exception) -> RequestFailed:
+def _explain(error: Exception) -> Exception:
+    """Return what a failure means to the caller: RequestFailed, unless it was cancelled."""
+    match error:
+        case ConnectTimeout():
+            return RequestFailed("the address does not answer", Cause.TIMEOUT)
+        case DNSLookupError():
+            return RequestFailed(str(error), Cause.DNS)
+        case ConnectError():
+            return RequestFailed(str(error), Cause.CONNECT)
+        case SSL.Error() | VerificationError():
+            return RequestFailed(_tls_message(error), Cause.TLS)
+        case ResponseFailed() | RequestTransmissionFailed() | ConnectionDone() | ConnectionLost():
+            return _explain_loss(error)
+        case SchemeNotSupported() | LookupError() | OverflowError() | ValueError():
+            # A URL, host name or port that there cannot be.
+            return RequestFailed(f"it cannot be asked: {error}"[:500])
+    return error
+
+
+def _explain_loss(error: Exception) -> Exception:
     """Name the innermost cause: a bad certificate looks like a lost connection from outside."""
     for reason in getattr(error, "reasons", ()):
         if reason.check(SSL.Error, VerificationError):
             return RequestFailed(_tls_message(reason.value), Cause.TLS)
-        if isinstance(reason.value, RequestFailed):
+        if isinstance(reason.value, (RequestFailed, CancelledError)):
             return reason.value
     return RequestFailed("the connection was closed before there was a whole answer", Cause.CONNECT)
 

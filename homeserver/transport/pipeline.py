@@ -14,6 +14,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
@@ -76,14 +77,21 @@ CountRequest = Callable[[Route, Requester | None, str], None]
 """Raises LimitExceeded when this requester (or this address) has asked too much."""
 
 
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """How it is found out who asks."""
+
+    user: Authenticate
+    server: AuthenticateServer
+    check_admin: CheckAdmin
+
+
 class Pipeline:
     def __init__(
         self,
         router: Router,
         *,
-        authenticate: Authenticate,
-        authenticate_server: AuthenticateServer,
-        check_admin: CheckAdmin,
+        authentication: Authentication,
         count_request: CountRequest,
         clock: Clock,
         randomness: Randomness,
@@ -93,9 +101,7 @@ class Pipeline:
         """`token_in_query`: whether `?access_token=` is as good as the header."""
         self._token_in_query = token_in_query
         self._router = router
-        self._authenticate = authenticate
-        self._authenticate_server = authenticate_server
-        self._check_admin = check_admin
+        self._authentication = authentication
         self._count_request = count_request
         self._clock = clock
         self._process_id = randomness.token(6)
@@ -212,7 +218,7 @@ class Pipeline:
         if route.wants_requester:
             arguments["requester"] = requester
         if route.wants_origin:
-            arguments["origin"] = await self._authenticate_server(
+            arguments["origin"] = await self._authentication.server(
                 request.method,
                 request.target.decode("ascii"),
                 request.header(b"authorization"),
@@ -239,10 +245,10 @@ class Pipeline:
                 return None
             raise MissingToken("Missing access token")
         if auth is Auth.ADMIN:
-            await self._check_admin(token)
+            await self._authentication.check_admin(token)
             return None
         try:
-            return await self._authenticate(token, {k: v[0] for k, v in query.items()})
+            return await self._authentication.user(token, {k: v[0] for k, v in query.items()})
         except UnknownToken:
             # Who logs in again may still send the token of the session that ended.
             if auth is Auth.OPTIONAL:

@@ -88,7 +88,8 @@ def test_a_room_that_is_taken_out_of_a_space_is_not_shown(alice: User) -> None:
     add(alice, root, room_id)
     path = f"/rooms/{quote(root)}/state/m.space.child/{quote(room_id)}"
 
-    for content in ({}, {"via": []}, {"via": "hs.test"}, {"via": [1]}):
+    contents: list[dict[str, Any]] = [{}, {"via": []}, {"via": "hs.test"}, {"via": [1]}]
+    for content in contents:
         alice.put(path, content)
         assert shown(alice, root) == [root]
 

@@ -20,6 +20,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "services": (*NEUTRAL, "storage", "engine", *OUTBOUND),
     "api": (*NEUTRAL, "services", "transport.endpoint"),
     "console": (),
+    "commands": (*NEUTRAL, "services", "transport", "network"),
     **dict.fromkeys(NEUTRAL, NEUTRAL),
     # Settings are decoded like request bodies.
     "config": (*NEUTRAL, "transport.decoding"),

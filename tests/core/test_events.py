@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.errors import EventMalformed
 from homeserver.core.events import (
+    MAX_OWN_PDU_BYTES,
     MAX_PDU_BYTES,
     Event,
     check_content_hash,
@@ -385,9 +386,15 @@ def test_attack_5_an_event_cites_a_bounded_number_of_events(
         parse_event(ROOM_VERSIONS[version_id], pdu | {key: cited * (limit + 1)})
 
 
-def test_we_make_no_event_that_is_too_large() -> None:
+def test_we_make_no_event_that_others_find_too_large() -> None:
+    room = Room("12")
+    empty = len(room.make("m.room.message", ALICE, {"body": ""}).pdu_bytes)
+
+    largest = room.make("m.room.message", ALICE, {"body": "x" * (MAX_OWN_PDU_BYTES - empty)})
+
+    assert len(largest.pdu_bytes) + len('"unsigned":{},') == MAX_PDU_BYTES
     with pytest.raises(EventMalformed, match="bytes"):
-        Room("12").make("m.room.message", ALICE, {"body": "x" * MAX_PDU_BYTES})
+        room.make("m.room.message", ALICE, {"body": "x" * (MAX_OWN_PDU_BYTES - empty + 1)})
 
 
 def test_we_make_no_event_with_floats() -> None:

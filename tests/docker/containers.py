@@ -99,14 +99,14 @@ def container(
 ) -> Iterator[Container]:
     """Make a container, not started; it is removed at the end.
 
-    files  what is copied into it, and where to
+    files  what is copied into it, and where to; of a folder its content
     """
     name = f"countersign-test-{uuid.uuid4().hex[:12]}"
     variables = [f"--env={key}={value}" for key, value in (environment or {}).items()]
     docker("create", "--name", name, "--publish-all", *variables, *options, image)
     try:
         for source, target in files:
-            docker("cp", str(source), f"{name}:{target}")
+            docker("cp", f"{source}/." if source.is_dir() else str(source), f"{name}:{target}")
         yield Container(name)
     finally:
         docker("rm", "--force", "--volumes", name)

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
@@ -38,16 +40,23 @@ def network() -> MemoryNetwork:
 
 
 @pytest.fixture
-def make_server(network: MemoryNetwork, server_urls: dict[str, str]) -> Iterator[MakeServer]:
-    """Make the server of a name; what it stores is rolled back after the test."""
+def make_server(
+    network: MemoryNetwork, server_urls: dict[str, str], tmp_path: Path
+) -> Iterator[MakeServer]:
+    """Make the server of a name; what it stores is rolled back after the test.
+
+    Further arguments are sections of its configuration.
+    """
     made: list[tuple[Homeserver, psycopg2.extensions.connection]] = []
 
-    def make(name: str, version: str = "11") -> Homeserver:
+    def make(name: str, version: str = "11", **sections: Any) -> Homeserver:
         connection = psycopg2.connect(server_urls[name])
         section = dataclasses.replace(
             DEFAULT_CONFIG.server, name=ServerName(name), default_room_version=version
         )
-        config = dataclasses.replace(DEFAULT_CONFIG, server=section)
+        config = dataclasses.replace(
+            DEFAULT_CONFIG, server=section, directory=tmp_path / name, **sections
+        )
         server = Homeserver(InlineDatabase(connection), config, network=network)
         made.append((server, connection))
         return network.add(server)

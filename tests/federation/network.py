@@ -40,8 +40,12 @@ class MemoryNetwork:
         self.hostile: dict[ServerName, Hostile] = {}
         self.cut: set[frozenset[ServerName]] = set()
         """Pairs of servers that cannot reach each other."""
+        self.silent: set[ServerName] = set()
+        """Servers that take a request and never answer."""
         self.requests: list[tuple[ServerName, ServerName, str, str]] = []
         """From whom to whom, method and path with query, in order."""
+        self.elsewhere: dict[str, Answer] = {}
+        """What is at URLs that belong to no server."""
         self.altered: dict[tuple[ServerName, str], Alter] = {}
         """By server and a part of the path."""
         self.held: dict[tuple[ServerName, str], list[Deferred[None]]] = {}
@@ -103,7 +107,7 @@ class _Client:
         self._name = name
         self._reactor = reactor
 
-    async def request(
+    async def _ask(
         self,
         method: str,
         server: ServerName,
@@ -114,7 +118,7 @@ class _Client:
         timeout_seconds: float | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
         signed: bool = True,
-    ) -> bytes:
+    ) -> Answer:
         target = path + ("?" + urlencode(query, doseq=True) if query else "")
         body = encode_canonical_json(content) if isinstance(content, dict) else content
         self._network.requests.append((self._name, server, method, target))
@@ -130,6 +134,8 @@ class _Client:
                 break
         if frozenset({self._name, server}) in self._network.cut:
             raise RequestFailed("the link is cut", Cause.CONNECT)
+        if server in self._network.silent:
+            await Deferred()
         hostile = self._network.hostile.get(server)
         if hostile is not None:
             answer = hostile(method, target, json.loads(body) if body else None)
@@ -159,8 +165,25 @@ class _Client:
         check_answer(answer)
         for (altered, part), alter in self._network.altered.items():
             if altered == server and part in target:
-                return json.dumps(alter(json.loads(answer.body))).encode()
-        return answer.body
+                body = json.dumps(alter(json.loads(answer.body))).encode()
+                return Answer(answer.status, body, answer.headers)
+        return answer
+
+    async def request(self, method: str, server: ServerName, path: str, **options: Any) -> bytes:
+        return (await self._ask(method, server, path, **options)).body
+
+    async def fetch(self, server: ServerName, path: str, **options: Any) -> Answer:
+        return await self._ask("GET", server, path, **options)
+
+    async def fetch_url(self, url: str, *, timeout_seconds: float, max_bytes: int) -> Answer:
+        assert timeout_seconds > 0
+        answer = self._network.elsewhere.get(url)
+        if answer is None:
+            raise RequestFailed(f"nothing is at {url}", Cause.CONNECT)
+        if len(answer.body) > max_bytes:
+            raise RequestFailed("the answer is too large", Cause.TOO_LARGE)
+        check_answer(answer)
+        return answer
 
     async def request_json(
         self, method: str, server: ServerName, path: str, **options: Any
@@ -177,7 +200,11 @@ class _Exchange(wire.Wire):
         super().write(data)
         found = wire.parse_answer(bytes(self.received))
         if found is not None and not self.answer.called:
-            self.answer.callback(Answer(found[0], found[2]))
+            headers = {
+                name.decode("latin-1").lower(): values[0].decode("latin-1")
+                for name, values in found[1].getAllRawHeaders()
+            }
+            self.answer.callback(Answer(found[0], found[2], headers))
 
 
 def _written(method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:

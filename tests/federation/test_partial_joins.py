@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
@@ -134,9 +135,9 @@ def test_another_server_tells_the_members_when_the_first_is_gone(
     network.requests.clear()
 
     join(bob, room_id)
-    network.settle()
+    network.advance(15)
 
-    assert asked_for_state(network) == ["a.test", "c.test"]
+    assert asked_for_state(network)[-2:] == ["a.test", "c.test"]
     assert state(bob, room_id) == state(alice, room_id) == state(carol, room_id)
 
 
@@ -162,7 +163,7 @@ def test_attack_1_a_false_state_is_not_believed(
     network.altered[ServerName("a.test"), STATE] = alter
 
     join(bob, room_id)
-    network.settle()
+    network.advance(15)
 
     assert not is_partial(b, room_id)
     assert state(bob, room_id) == state(alice, room_id)
@@ -198,13 +199,14 @@ def test_it_is_tried_again_with_growing_pauses(
     network.settle()
     counts = []
 
-    for _ in range(20):
+    for _ in range(4):
         network.requests.clear()
-        network.advance(60)
+        for _ in range(60):
+            network.advance(10)
         counts.append(len(asked_for_state(network)))
 
-    assert counts[0] >= 2
-    assert counts[10:].count(0) >= 8
+    assert counts[0] >= 5
+    assert sum(counts[1:]) <= 3
     network.altered.clear()
     network.advance(3600)
     assert not is_partial(b, room_id)
@@ -250,8 +252,6 @@ def test_a_second_user_joins_a_room_that_lacks_members_through_its_server(
 
 
 def _now(awaitable: Any) -> list[Any]:
-    from twisted.internet.defer import ensureDeferred
-
     found: list[Any] = []
-    ensureDeferred(awaitable).addCallback(found.append)
+    Deferred.fromCoroutine(awaitable).addCallback(found.append)
     return found

@@ -53,14 +53,14 @@ def exchange(server: Homeserver, origin: str, room_id: str, event: Any) -> Reply
     return ask(server, origin, "PUT", f"/exchange_third_party_invite/{quote(room_id)}", event)
 
 
-def bind(server: Homeserver, user_id: str, *invites: Any) -> Reply:
+def bind(server: Homeserver, user_id: str, *invites: Any, method: str = "PUT") -> Reply:
     body = {
         "medium": "email",
         "address": "bob@example.org",
         "mxid": user_id,
         "invites": list(invites),
     }
-    return server.request("PUT", "/_matrix/federation/v1/3pid/onbind", body)
+    return server.request(method, "/_matrix/federation/v1/3pid/onbind", body)
 
 
 def pending(room_id: str, sender: User, target: str, proof: Any) -> Any:
@@ -92,13 +92,15 @@ def test_who_has_bound_the_address_is_invited_and_joins(a: Homeserver, b: Homese
     assert bob.post(f"/join/{quote(room_id)}", {}).status == 200
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_a_user_of_the_inviting_server_is_invited_without_any_other(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, method: str
 ) -> None:
     alice, anna = a.register("alice"), a.register("anna")
     room_id = offer(alice)
 
-    bind(a, anna.user_id, pending(room_id, alice, anna.user_id, signed(anna.user_id)))
+    invite = pending(room_id, alice, anna.user_id, signed(anna.user_id))
+    bind(a, anna.user_id, invite, method=method)
 
     assert room_id in anna.sync()["rooms"]["invite"]
     assert network.requests == []
@@ -192,6 +194,19 @@ def test_attack_1_more_in_what_is_signed_spoils_the_signature(a: Homeserver, b: 
     reply = exchange(a, "b.test", room_id, invitation(room_id, alice, bob.user_id, proof))
 
     assert reply.status == 403
+
+
+def test_attack_5_a_heap_of_signatures_is_not_signed(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = offer(alice)
+    proof = signed(bob.user_id)
+    good = proof["signatures"]["id.test"]["ed25519:0"]
+    proof["signatures"]["id.test"] = {f"ed25519:{number}": good for number in range(1_000)}
+    proof["signatures"]["long.test"] = {"ed25519:0": "x" * 70_000}
+
+    reply = exchange(a, "b.test", room_id, invitation(room_id, alice, bob.user_id, proof))
+
+    assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
 
 
 def test_attack_3_an_offer_that_was_withdrawn_invites_nobody(a: Homeserver, b: Homeserver) -> None:

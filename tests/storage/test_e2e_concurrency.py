@@ -43,7 +43,10 @@ def connect(postgres_url: str) -> Iterator[Callable[[], Connection]]:
 
     def clear(txn: Txn) -> None:
         user = "(SELECT user_nid FROM users WHERE user_id = '@alice-at-once:hs.test')"
-        for table in ("cross_signing_keys", "device_list_changes", "devices", "accounts", "users"):
+        for table in (
+            "pending_device_updates", "device_list_streams", "cross_signing_keys",
+            "device_list_changes", "devices", "accounts", "users",
+        ):  # fmt: skip
             txn.cursor.execute(f"DELETE FROM {table} WHERE user_nid = {user}")
 
     connection = make()

@@ -59,9 +59,7 @@ class FederationHealthAPI:
     async def retry_destination(self, server_name: ServerName) -> JsonObject:
         return {"is_tried": await self._health.retry(server_name)}
 
-    @endpoint(
-        "getRoomFederation", "GET", f"{_PATH}/rooms/{{roomId}}", auth=Auth.ADMIN, extra=_WHY
-    )
+    @endpoint("getRoomFederation", "GET", f"{_PATH}/rooms/{{roomId}}", auth=Auth.ADMIN, extra=_WHY)
     async def get_room_federation(self, room_id: RoomID) -> JsonObject:
         found = await self._health.get_room(room_id)
         return {"servers": found.servers, "behind": [_body(one) for one in found.behind]}

@@ -16,6 +16,15 @@ from homeserver.services.media_local import DEFAULT_WAIT_MS, LocalMedia
 from homeserver.services.media_thumbnails import Thumbnails, Wish
 from homeserver.transport.endpoint import EMPTY, Auth, RequestInfo, Response, endpoint
 
+DOWNLOADS = (
+    "getContent",
+    "getContentAuthed",
+    "getContentOverrideName",
+    "getContentOverrideNameAuthed",
+    "getContentThumbnail",
+    "getContentThumbnailAuthed",
+)
+"""Operations of which a client needs hundreds at once: every avatar of a room is one."""
 UPLOAD_PATH = "/_matrix/media/v3/upload"
 _DOWNLOAD = "/_matrix/client/v1/media/download/{serverName}/{mediaId}"
 _OLD_DOWNLOAD = "/_matrix/media/v3/download/{serverName}/{mediaId}"

@@ -10,6 +10,8 @@ from homeserver.core.json_types import JsonObject
 from homeserver.services.federation.third_party_invites import ThirdPartyInvites
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
 
+_ON_BIND = "/_matrix/federation/v1/3pid/onbind"
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -34,10 +36,15 @@ class ThirdPartyInvitesAPI:
         await self._invites.exchange(origin, room_id, body)
         return EMPTY
 
-    @endpoint(
-        "onBindThirdPartyIdentifier", "PUT", "/_matrix/federation/v1/3pid/onbind", auth=Auth.NONE
-    )  # fmt: skip
+    @endpoint("onBindThirdPartyIdentifier", "PUT", _ON_BIND, auth=Auth.NONE)
     async def on_bind_third_party_identifier(self, body: Binding) -> JsonObject:
         """Identity servers tell of it, who have no keys that this server knows."""
         await self._invites.receive_bindings(body.mxid, body.invites)
         return EMPTY
+
+    @endpoint(
+        "onBindByPost", "POST", _ON_BIND, auth=Auth.NONE,
+        extra="COMPAT(Sydent): the identity server most in use sends it so, and Synapse takes only that",
+    )  # fmt: skip
+    async def on_bind_by_post(self, body: Binding) -> JsonObject:
+        return await self.on_bind_third_party_identifier(body)

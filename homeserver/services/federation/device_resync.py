@@ -23,6 +23,8 @@ from homeserver.transport.outbound import RequestFailed
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 20
+_REST_SECONDS = 5.0
+"""A server that was asked for everything that was wanting is not asked again at once."""
 _FIRST_PAUSE_SECONDS = 10.0
 _LAST_PAUSE_SECONDS = 600.0
 
@@ -78,6 +80,8 @@ class DeviceResync:
                     if not await self._refresh(user_id):
                         users[user_id] = None
                     pause = _FIRST_PAUSE_SECONDS
+                    if not users.keys() - {user_id}:
+                        await self._clock.sleep(_REST_SECONDS)
                 except CancelledError:
                     raise
                 except (RequestFailed, BadJSON, DatabaseUnavailable) as error:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Sequence
 
 from homeserver.background import Background
+from homeserver.clock import Clock
 from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.errors import CoreError
 from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
@@ -35,6 +36,8 @@ _MAX_PUSHED = 1_000
 """Users of one EDU that are looked at."""
 _MAX_GREETED = 100
 """Members of a room whose presence a server is told when it comes in."""
+_GREET_SECONDS = 5.0
+"""A server that comes in needs a moment to take in the room before it knows whom it hears of."""
 REMIND_SECONDS = 1_500.0
 """Other servers are told again before they take somebody for gone."""
 
@@ -47,12 +50,14 @@ class PresenceEDUs:
         shared_rooms: SharedRooms,
         sender: FederationSender,
         background: Background,
+        clock: Clock,
     ) -> None:
         self._presence = presence
         self._live_rooms = live_rooms
         self._shared_rooms = shared_rooms
         self._sender = sender
         self._background = background
+        self._clock = clock
 
     def note(self, changed: Collection[UserID]) -> None:
         """Listen to `Presence`."""
@@ -97,6 +102,12 @@ class PresenceEDUs:
         if room is None or server is None or room.servers.get(server, 0) > 1:
             return
         if len(room.joined) <= _MAX_GREETED:
+            self._background.run("presence for a newcomer", self._welcome(room_id, server))
+
+    async def _welcome(self, room_id: RoomID, server: ServerName) -> None:
+        await self._clock.sleep(_GREET_SECONDS)
+        room = self._live_rooms.find_loaded(room_id)
+        if room is not None and server in room.servers:
             ours = [user_id for user_id in room.joined if self._is_local(user_id)]
             for user_id, content in self._presence.list_present(ours):
                 self._send([server], user_id, content)

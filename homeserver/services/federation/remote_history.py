@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.background import Background
 from homeserver.clock import Clock, cancel_call
+from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.engine.backfill import Gap
 from homeserver.engine.live_rooms import LiveRoom
@@ -76,8 +77,7 @@ class RemoteHistory:
         self._clock = clock
         self._randomness = randomness
         self._background = background
-        self._running: dict[RoomID, list[Deferred[None]]] = {}
-        """Who waits for the fetch of a room."""
+        self._running: dict[RoomID, Deferred[None]] = {}
         self._failed: OrderedDict[tuple[RoomID, EventID], _Failed] = OrderedDict()
         self._unhelpful: OrderedDict[ServerName, float] = OrderedDict()
 
@@ -105,12 +105,21 @@ class RemoteHistory:
         depths = (hopeful[-1].depth, hopeful[0].depth)
         if self._clock.monotonic() >= deadline:
             return Extended(Progress.LATER, depths)
-        if room.room_id not in self._running:  # 3
-            self._running[room.room_id] = []
-            self._background.run("history of a room", self._fetch(room, hopeful))
-        if await self._wait(room.room_id, deadline):
+        running = self._running.get(room.room_id)  # 3
+        if running is None:
+            running = self._background.run("history of a room", self._fetch(room, hopeful))
+            self._running[room.room_id] = running
+            running.addBoth(lambda _: self._running.pop(room.room_id, None))
+        if await is_ended(running, self._clock, deadline):
             return Extended(Progress.MORE)
         return Extended(Progress.LATER, depths)
+
+    async def is_gap_before(self, room: LiveRoom, event: Event | None) -> bool:
+        """Return whether history is missing before an event; None: before any."""
+        if event is None:
+            return bool(await self._rooms.backfill.list_gaps(room.room_id))
+        gaps = await self._rooms.backfill.list_gaps(room.room_id, event.depth - 1, event.depth)
+        return any(gap.event_id == event.event_id for gap in gaps)
 
     def list_servers(self, room: LiveRoom) -> list[ServerName]:
         """Return some of a room's other servers, those with the most members first."""
@@ -123,34 +132,10 @@ class RemoteHistory:
         failed = self._failed.get((room_id, event_id))
         return failed is None or failed.until <= self._clock.monotonic()
 
-    async def _wait(self, room_id: RoomID, deadline: float) -> bool:
-        """Return whether the fetch of a room ended in time."""
-        waiters = self._running.get(room_id)
-        if waiters is None:
-            return True
-        waiting: Deferred[None] = Deferred()
-        waiters.append(waiting)
-        timer = self._clock.call_later(
-            max(0.0, deadline - self._clock.monotonic()),
-            lambda: None if waiting.called else waiting.callback(None),
-        )
-        try:
-            await waiting
-        finally:
-            cancel_call(timer)
-            if waiting in waiters:
-                waiters.remove(waiting)
-        return self._running.get(room_id) is not waiters
-
     async def _fetch(self, room: LiveRoom, gaps: Sequence[Gap]) -> None:
-        try:
-            helped = await self._ask(room, [gap.event_id for gap in gaps])
-            for gap in gaps:
-                self._note(room.room_id, gap.event_id, helped=helped)
-        finally:
-            for waiting in self._running.pop(room.room_id):
-                if not waiting.called:
-                    waiting.callback(None)
+        helped = await self._ask(room, [gap.event_id for gap in gaps])
+        for gap in gaps:
+            self._note(room.room_id, gap.event_id, helped=helped)
 
     async def _ask(self, room: LiveRoom, edge: Sequence[EventID]) -> bool:
         """Return whether some server had history that is new."""
@@ -188,3 +173,20 @@ class RemoteHistory:
         self._failed[key] = _Failed(times + 1, until)
         if len(self._failed) > _MAX_REMEMBERED:
             self._failed.popitem(last=False)
+
+
+async def is_ended(running: Deferred[None], clock: Clock, deadline: float) -> bool:
+    """Wait for something in the background until it has ended, or a time of the clock."""
+    waiting: Deferred[None] = Deferred()
+
+    def go_on(_: object = None) -> None:
+        if not waiting.called:
+            waiting.callback(None)
+
+    running.addBoth(go_on)
+    timer = clock.call_later(max(0.0, deadline - clock.monotonic()), go_on)
+    try:
+        await waiting
+    finally:
+        cancel_call(timer)
+    return bool(running.called)

@@ -177,10 +177,10 @@ class ResidentMembership:
             raise Forbidden("The room does not allow this")
         if outcome is Outcome.KNOWN and event.event_id in self._relayed:
             return
+        await self._sender.relay(origin, room_id, node.event, node.event_nid)
         self._relayed[event.event_id] = None
         while len(self._relayed) > _MAX_RELAYED:
             self._relayed.popitem(last=False)
-        await self._sender.relay(origin, room_id, node.event, node.event_nid)
 
     # Invitations of users of ours.
 

@@ -4,8 +4,10 @@ spec: server-server-api/#pdus, #server-access-control-lists-acls, v1.19.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 
+from homeserver.clock import Clock
 from homeserver.core.canonical_json import JsonInvalid
 from homeserver.core.errors import CoreError, EventMalformed
 from homeserver.core.events import parse_event
@@ -21,6 +23,13 @@ from homeserver.services.federation.room_guard import RoomGuard
 
 logger = logging.getLogger(__name__)
 
+_MAX_OTHERS = 3
+"""Other servers that are asked for what an event builds upon."""
+_MAX_HELPED = 10
+"""Events of one room and transaction for which they are."""
+_NOT_HELPED_SECONDS = 60.0
+_MAX_REMEMBERED = 10_000
+
 
 class RoomEvents:
     def __init__(
@@ -30,12 +39,16 @@ class RoomEvents:
         rooms: RemoteRooms,
         servers: RemoteServers,
         guard: RoomGuard,
+        clock: Clock,
     ) -> None:
         self._server_name = server_name
         self._live_rooms = live_rooms
         self._rooms = rooms
         self._servers = servers
         self._guard = guard
+        self._clock = clock
+        self._not_helped: OrderedDict[ServerName, float] = OrderedDict()
+        """Until when others are not asked for what a server's events build upon."""
 
     async def receive(
         self, origin: ServerName, room_id: RoomID, pdus: Sequence[JsonObject]
@@ -50,6 +63,7 @@ class RoomEvents:
         if not self._guard.allows(room, origin):
             return dict.fromkeys(_ids_of(room, pdus), "Your server is not allowed in this room")
         outcomes = await self._rooms.inbound.receive_all(self._servers.get(origin), room_id, pdus)
+        await self._ask_others(origin, room, pdus, outcomes)
         for outcome in outcomes:
             if isinstance(outcome, DatabaseUnavailable):
                 raise outcome  # nothing is answered that is not stored; what is, is known again
@@ -61,6 +75,50 @@ class RoomEvents:
             for event_id in _ids_of(room, [pdu]):
                 results[event_id] = problem
         return results
+
+    async def _ask_others(
+        self,
+        origin: ServerName,
+        room: LiveRoom,
+        pdus: Sequence[JsonObject],
+        outcomes: list[Outcome | Exception],
+    ) -> None:
+        """Let other servers of the room give what some events build upon, if their origin cannot.
+
+        One whose events the others could not help with either is not helped for a while: nobody
+        makes this server ask others for events that there are not.
+        """
+        undecided = [n for n, one in enumerate(outcomes) if isinstance(one, CannotDecide)]
+        if not undecided or not self._may_ask_for(origin):
+            return
+        for server in await self._list_others(origin, room):
+            asked = undecided[:_MAX_HELPED]
+            logger.info(
+                "Asking another server room=%s server=%s count=%d", room.room_id, server, len(asked)
+            )
+            found = await self._rooms.inbound.receive_all(
+                self._servers.get(server), room.room_id, [pdus[n] for n in asked]
+            )
+            for n, outcome in zip(asked, found, strict=True):
+                outcomes[n] = outcome
+            undecided = [n for n in undecided if isinstance(outcomes[n], CannotDecide)]
+            if not undecided:
+                return
+        self._not_helped[origin] = self._clock.monotonic() + _NOT_HELPED_SECONDS
+        self._not_helped.move_to_end(origin)
+        if len(self._not_helped) > _MAX_REMEMBERED:
+            self._not_helped.popitem(last=False)
+
+    def _may_ask_for(self, origin: ServerName) -> bool:
+        return self._not_helped.get(origin, 0.0) <= self._clock.monotonic()
+
+    async def _list_others(self, origin: ServerName, room: LiveRoom) -> list[ServerName]:
+        others = [ServerName(name) for name in room.servers]
+        others.sort(key=lambda name: -room.servers[name])
+        if room.is_partial:
+            others += sorted(await self._rooms.partial_rooms.list_servers(room) - {*others})
+        others = [name for name in others if name not in (origin, self._server_name)]
+        return others[:_MAX_OTHERS]
 
     async def _receive_outside(
         self, room_id: RoomID, pdus: Sequence[JsonObject]

@@ -40,6 +40,7 @@ _MAX_BINDINGS = 10
 """Worked on at the same time: anybody may send some."""
 _MAX_SIGNERS = 5
 _MAX_KEYS = 5
+_MAX_LETTERS = 255
 _SIGNED_TEXTS = ("mxid", "sender", "token")
 
 
@@ -170,16 +171,20 @@ def _signed(value: JsonValue, target: UserID) -> JsonObject:
     copy: JsonObject = {}
     for name in _SIGNED_TEXTS:
         text = value.get(name)
-        if isinstance(text, str):
+        if isinstance(text, str) and len(text) <= _MAX_LETTERS:
             copy[name] = text
     if "token" not in copy:
         raise InvalidParam("What is signed has no token")
     copy["signatures"] = {
         signer: dict(keys)
         for signer, keys in _first(value.get("signatures"), _MAX_SIGNERS).items()
-        if isinstance(keys, dict)
+        if len(signer) <= _MAX_LETTERS
+        and isinstance(keys, dict)
         and len(keys) <= _MAX_KEYS
-        and all(isinstance(signature, str) for signature in keys.values())
+        and all(
+            isinstance(signature, str) and len(name) + len(signature) <= _MAX_LETTERS
+            for name, signature in keys.items()
+        )
     }
     return copy
 

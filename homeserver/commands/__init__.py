@@ -1,0 +1,1 @@
+"""Commands for the administrator at the server's machine that are not about starting it."""
