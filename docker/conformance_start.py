@@ -76,6 +76,9 @@ def write_certificate(server_name: str) -> list[Path]:
     certificate = (
         certificate_for(host, key.public_key(), ca.subject)
         .add_extension(x509.SubjectAlternativeName([general_name(host)]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
         .sign(ca_key, hashes.SHA256())
     )
     return [

@@ -595,6 +595,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
 
     for sender in appservice_senders:
         notifier.subscribe(sender.note_committed)
+        remote_rooms.out_of_band.subscribe(sender.note_committed)
 
     media_files = MediaFiles(
         config.path(config.server.data_directory) / "media",
@@ -616,6 +617,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     thumbnails = Thumbnails(
         server_name,
         database,
+        clock,
         media_files,
         BoundedThreads(media_threads, at_once=1, max_waiting=_MAX_MEDIA_WAITING),
         SharedWork("make thumbnails", background, max_under_way=_MAX_MEDIA_WAITING),

@@ -10,6 +10,7 @@ from typing import Any
 
 from synapse_compat_tests.client import User, eventually, login
 from synapse_compat_tests.conftest import Pair
+from synapse_compat_tests.servers import OURS
 
 JSON = dict[str, Any]
 
@@ -85,6 +86,11 @@ def receive(user: User, count: int) -> list[str]:
     return found
 
 
+def in_order(pair: Pair, texts: list[str]) -> list[str]:
+    """Return texts as they came; Synapse works through the EDUs of a transaction all at once."""
+    return texts if pair.there.kind == OURS else sorted(texts)
+
+
 def is_changed(user: User) -> Any:
     def look(answer: Any) -> bool:
         return user.user_id in answer.get("device_lists", {}).get("changed", [])
@@ -136,7 +142,8 @@ def test_a_new_renamed_and_deleted_device_is_told_of(pair: Pair) -> None:
         device = query(bob, alice)["device_keys"][alice.user_id][other.device_id]
         return bool(device.get("unsigned", {}).get("device_display_name") == "A new name")
 
-    eventually(is_renamed, "the new name")
+    if pair.here.kind == OURS:  # Synapse keeps the names of devices to itself by default
+        eventually(is_renamed, "the new name")
 
     other.post("/logout", {})
     eventually(lambda: list(devices_of(bob, alice)) == [alice.device_id], "the device is gone")
@@ -184,7 +191,8 @@ def test_messages_to_devices_survive_an_outage_of_the_receiving_server(pair: Pai
             send_to_device(alice, bob, text)
     bob.send(room_id, "back again")
 
-    assert [text for text in receive(bob, len(texts)) if text != "before"] == texts
+    found = [text for text in receive(bob, len(texts)) if text != "before"]
+    assert in_order(pair, found) == texts
 
 
 def test_messages_to_devices_survive_a_kill_of_the_sending_server(pair: Pair) -> None:
@@ -198,7 +206,7 @@ def test_messages_to_devices_survive_a_kill_of_the_sending_server(pair: Pair) ->
         pair.here.process.start()
     bob.send(room_id, "back again")
 
-    assert receive(bob, len(texts)) == texts
+    assert in_order(pair, receive(bob, len(texts))) == texts
 
 
 def test_devices_that_came_during_an_outage_are_known_after_it(pair: Pair) -> None:

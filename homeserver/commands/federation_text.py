@@ -24,6 +24,7 @@ ADVICE = {
     "answer_4xx": "it refuses what we send. Has it blocked this server? Is our clock right?",
     "answer_5xx": "it is broken or overloaded; the way there is fine",
     "bad_answer": "what answers there is not a Matrix server, or a proxy in front of it is wrong",
+    "fault_here": "a defect of this server: its log says more; please report it",
     "not_allowed": "federation.allowed_servers or denied_servers of our configuration forbids it",
 }
 
@@ -35,8 +36,8 @@ def status_lines(listed: JsonObject, now_ms: int) -> Iterator[str]:
     waiting = [one for one in found if not one["is_failing"] and _waits(one)]
     well = [one for one in found if not one["is_failing"] and not _waits(one)]
     yield (
-        f"{listed['total']} servers, {listed['failing']} of them failing;"
-        f" {listed['events_waiting']} events wait"
+        f"{_counted(listed['total'], 'server')}, {listed['failing']} failing;"
+        f" {_counted(listed['events_waiting'], 'event')} waiting"
     )
     for title, group in (("FAILING", failing), ("BEING TOLD", waiting)):
         if group:
@@ -66,7 +67,8 @@ def destination_lines(one: JsonObject, now_ms: int) -> Iterator[str]:
     if isinstance(since, int):
         cause = str(one.get("last_cause"))
         lasting = duration(now_ms - since)
-        yield f"    failing   for {lasting}, {one['failures']} tries; cause: {cause}"
+        tries = _counted(one["failures"], "failed request")
+        yield f"    failing   for {lasting}, {tries}; cause: {cause}"
         yield f"    error     {str(one.get('last_error'))[:_MAX_ERROR]}"
         if cause in ADVICE:
             yield f"    meaning   {ADVICE[cause]}"
@@ -86,7 +88,7 @@ def destination_lines(one: JsonObject, now_ms: int) -> Iterator[str]:
 
 def room_lines(room_id: str, found: JsonObject, now_ms: int) -> Iterator[str]:
     behind = _objects(found.get("behind"))
-    yield f"{room_id}: {found['servers']} other servers, {len(behind)} of them behind"
+    yield f"{room_id}: {_counted(found['servers'], 'other server')}, {len(behind)} behind"
     for one in behind:
         yield ""
         yield from destination_lines(one, now_ms)
@@ -120,7 +122,7 @@ def _next_try(one: JsonObject, now_ms: int) -> str:
 def _waiting(one: JsonObject, now_ms: int) -> str:
     events = one["events_waiting"]
     least = "at least " if one["events_waiting_is_at_least"] else ""
-    text = f"{least}{events} events" if events else "no events"
+    text = f"{least}{_counted(events, 'event')}" if events else "no events"
     oldest = one.get("oldest_waiting_ts")
     if isinstance(oldest, int):
         text += f", the oldest written {duration(now_ms - oldest)} ago"
@@ -129,6 +131,10 @@ def _waiting(one: JsonObject, now_ms: int) -> str:
     if one["light_edus_waiting"]:
         text += f"; {one['light_edus_waiting']} of typing, receipts, presence"
     return text
+
+
+def _counted(number: JsonValue, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _waits(one: JsonObject) -> bool:

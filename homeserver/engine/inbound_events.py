@@ -127,7 +127,7 @@ class InboundEvents:
         try:
             while queue:
                 run = _take_run(queue)
-                if len(run) == 1 or not await self._answer_run(room_id, run):
+                if not await self._answer_run(room_id, run):
                     for arrival in run:
                         await self._answer(room_id, arrival)
         finally:

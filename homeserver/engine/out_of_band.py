@@ -15,7 +15,7 @@ from homeserver.core.events import MAX_PDU_BYTES, Event, make_event, restore_eve
 from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
-from homeserver.engine.commit_loop import CommitLoop
+from homeserver.engine.commit_loop import CommitLoop, Committed
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.members import next_member
@@ -34,7 +34,6 @@ from homeserver.storage.out_of_band import MovedOutOfBand, NewOutOfBand
 _MAX_STRIPPED = 200
 _MAX_STRIPPED_BYTES = 4 * MAX_PDU_BYTES
 _WAITING = ("invite", "knock")
-Moved = tuple[RoomID, TimelineEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,12 @@ class OutOfBandWriter:
         event: Event,
         membership: str,
         stripped_state: bytes | None,
-    ) -> None:
-        """Commit a membership of a local user. Raises Forbidden if the server is in the room."""
+    ) -> int:
+        """Commit a membership of a local user; return its position in the events stream.
+
+        Raises Forbidden if the server is in the room.
+        """
+        position = 0
         user_id = UserID(event.state_key or "")
         async with self._entrance.open(room_id, version) as room:
             if self._server_name in room.servers:
@@ -78,10 +81,12 @@ class OutOfBandWriter:
             await self._dictionary.ensure([user_id], [], [])
 
             def build(change: RoomChange) -> list[TimelineEvent]:
-                self._note(change, user_id, event, membership, stripped_state)
+                nonlocal position
+                position = self._note(change, user_id, event, membership, stripped_state)
                 return []
 
             await self._commit_loop.submit_change(room_id, 1, build)
+        return position
 
     def _note(
         self,
@@ -90,7 +95,7 @@ class OutOfBandWriter:
         event: Event,
         membership: str,
         stripped_state: bytes | None,
-    ) -> None:
+    ) -> int:
         room = change.room
         change.stay_out()
         user_nid = self._dictionary.find_user(user_id)
@@ -117,6 +122,7 @@ class OutOfBandWriter:
         change.received.out_of_band.append(
             NewOutOfBand(room.room_nid, user_nid, position, stored_id, event.pdu_bytes)
         )
+        return position
 
 
 class OutOfBand:
@@ -133,16 +139,11 @@ class OutOfBand:
         self._live_rooms = live_rooms
         self._checks = checks
         self._writer = writer
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[list[Committed]], None]] = []
 
-    def subscribe(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each commit; `list_moved` tells of it. It must not raise."""
+    def subscribe(self, listener: Callable[[list[Committed]], None]) -> None:
+        """Call `listener` after each commit; it must not block or raise."""
         self._listeners.append(listener)
-
-    async def list_moved(self, after: int, up_to: int, limit: int) -> list[Moved]:
-        """Return what the first positions in (after, up_to] hold, in order."""
-        rows = await self._db.read(out_of_band.list_out_of_band, after, up_to, limit)
-        return [_moved(row) for row in rows]
 
     async def is_resident(self, room_id: RoomID) -> bool:
         """Tell whether a local user is joined, so that the room's events are known here."""
@@ -269,15 +270,20 @@ class OutOfBand:
         shown = None
         if membership in _WAITING:
             shown = encode_json([*_clean(stripped_state), stripped_fields(event)])
-        await self._writer.write(room_id, version, event, membership, shown)
+        position = await self._writer.write(room_id, version, event, membership, shown)
+        committed = Committed(room_id, _at(position, event))
         for listener in self._listeners:
-            listener()
+            listener([committed])
 
 
-def _moved(row: MovedOutOfBand) -> Moved:
+def load_moved(row: MovedOutOfBand) -> Committed:
     version = ROOM_VERSIONS[row.room_version]
     event = restore_event(version, decode_event_id(version, row.event_id), row.pdu)
-    return row.room_id, TimelineEvent(event, row.event_nid, state_before=None, state_after=None)
+    return Committed(row.room_id, _at(row.event_nid, event))
+
+
+def _at(position: int, event: Event) -> TimelineEvent:
+    return TimelineEvent(event, position, state_before=None, state_after=None)
 
 
 def _clean(stripped_state: Sequence[JsonObject]) -> list[JsonValue]:

@@ -5,7 +5,8 @@ event of another server gets any further without them, whichever way it came.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
@@ -49,8 +50,12 @@ class PDUChecks:
         """Return the good ones among the first `limit`; the others are dropped."""
         good: dict[EventID, Event] = {}
         checked = pdus[:limit]
-        for start in range(0, len(checked), _AT_ONCE):
-            for found in await self.check_each(room, checked[start : start + _AT_ONCE]):
+        ahead = self._begin(room, checked[:_AT_ONCE])
+        for start in range(_AT_ONCE, len(checked) + _AT_ONCE, _AT_ONCE):
+            begun = ahead
+            # Parsed while threads verify those before.
+            ahead = self._begin(room, checked[start : start + _AT_ONCE])
+            for found in await begun.finish():
                 if isinstance(found, Event):
                     good[found.event_id] = found
                 else:
@@ -61,6 +66,9 @@ class PDUChecks:
         self, room: LiveRoom, pdus: Sequence[JsonObject]
     ) -> list[Event | EventMalformed | SignatureInvalid]:
         """Return what `check` gives for each, all signatures being verified at the same time."""
+        return await self._begin(room, pdus).finish()
+
+    def _begin(self, room: LiveRoom, pdus: Sequence[JsonObject]) -> "_Begun":
         found: list[Event | EventMalformed | SignatureInvalid] = []
         for pdu in pdus:
             try:
@@ -68,17 +76,30 @@ class PDUChecks:
             except EventMalformed as error:
                 found.append(error)
         events = {place: event for place, event in enumerate(found) if isinstance(event, Event)}
-        verdicts = await DeferredList(
+        verdicts = DeferredList(
             [self._verify_signatures(event) for event in events.values()], consumeErrors=True
         )
-        for (place, event), (_, verdict) in zip(events.items(), verdicts, strict=True):
+        return _Begun(found, events, verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Events whose signatures are being verified."""
+
+    found: list[Event | EventMalformed | SignatureInvalid]
+    events: Mapping[int, Event]
+    verdicts: Deferred[list[tuple[bool, None]]]
+
+    async def finish(self) -> list[Event | EventMalformed | SignatureInvalid]:
+        verdicts = await self.verdicts
+        for (place, event), (_, verdict) in zip(self.events.items(), verdicts, strict=True):
             if not isinstance(verdict, Failure):
-                found[place] = _whole_or_redacted(event)
+                self.found[place] = _whole_or_redacted(event)
             elif isinstance(verdict.value, SignatureInvalid):
-                found[place] = verdict.value
+                self.found[place] = verdict.value
             else:
                 verdict.raiseException()
-        return found
+        return self.found
 
 
 def _whole_or_redacted(event: Event) -> Event:

@@ -12,7 +12,7 @@ order, repeated with back-off until it is acknowledged. What is kept is a cursor
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,12 +21,13 @@ from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.out_of_band import load_moved
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event, with_room_id
 from homeserver.metrics import APPSERVICE_TRANSACTIONS
 from homeserver.randomness import Randomness
 from homeserver.services.appservices import Appservice
-from homeserver.storage import appservices, events, rooms
+from homeserver.storage import appservices, events, out_of_band, rooms
 from homeserver.storage.database import Database
 from homeserver.transport.outbound import HttpClient, RequestFailed
 
@@ -88,15 +89,15 @@ class AppserviceSender:
             self._pause.cancel()
 
     def note_committed(self, committed: Sequence[Committed]) -> None:
-        """Listen to the notifier."""
+        """Listen to the notifier, and to memberships in rooms that this server is not in."""
         for one in committed:
-            self._newest = one.event.event_nid
+            self._newest = max(self._newest, one.event.event_nid)
             if self._is_behind:
                 continue
             room = self._live_rooms.find_loaded(one.room_id)
             if room is None or len(self._waiting) >= _MAX_WAITING:
                 self._fall_behind()
-            elif self._concerns(room, one.event):  # 1
+            elif self._concerns(one.room_id, one.event, room.joined):  # 1
                 self._waiting.append((one.room_id, one.event))
         if not self._news.called:
             self._news.callback(None)
@@ -105,11 +106,13 @@ class AppserviceSender:
         self._waiting.clear()
         self._is_behind = True
 
-    def _concerns(self, room: LiveRoom, event: TimelineEvent) -> bool:
+    def _concerns(
+        self, room_id: RoomID, event: TimelineEvent, joined: Iterable[UserID] = ()
+    ) -> bool:
         concerned = [event.event.sender]
         if event.event.type == MEMBER:
             concerned.append(UserID(event.event.state_key or ""))
-        return self._service.is_interested_in_room(room.room_id, chain(concerned, room.joined))
+        return self._service.is_interested_in_room(room_id, chain(concerned, joined))
 
     async def _run(self) -> None:
         """Deliver for ever. Whatever goes wrong, begin again at what is written down."""
@@ -189,7 +192,17 @@ class AppserviceSender:
             if len(stored) == _MAX_EVENTS:
                 read_to = min(read_to, stored[-1].event_nid)
             loaded = [load_timeline_event(room.version, row) for row in stored]
-            found += [(room_id, event) for event in loaded if self._concerns(room, event)]
+            found += [
+                (room_id, event) for event in loaded if self._concerns(room_id, event, room.joined)
+            ]
+        moved = await self._db.read(out_of_band.list_out_of_band, after, up_to, _MAX_EVENTS)
+        if len(moved) == _MAX_EVENTS:
+            read_to = min(read_to, moved[-1].event_nid)
+        found += [
+            (one.room_id, one.event)
+            for one in map(load_moved, moved)
+            if self._concerns(one.room_id, one.event)
+        ]
         found = [pair for pair in found if pair[1].event_nid <= read_to]
         found.sort(key=lambda pair: pair[1].event_nid)
         return found, read_to

@@ -1,14 +1,15 @@
 """Thumbnails from pictures that anybody may have made: pure computation, no I/O but the file given.
 
 spec: client-server-api/#thumbnails, v1.19. Invariant: nothing is decoded before its size is known
-to be within `MAX_PIXELS`; of four formats only, and only one frame.
+to be within `MAX_PIXELS`; of four formats only, only one frame, and only for as long as allowed.
 """
 
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from PIL import Image, ImageOps
 
@@ -23,6 +24,12 @@ _TYPES = {
     "WEBP": "image/webp",
 }
 _MOVING = ("PNG", "GIF", "WEBP")
+_JPEG = b"\xff\xd8"
+_SCAN = b"\xff\xda"
+"""Begins a scan and stands nowhere else in the data of a picture, where ff is always escaped."""
+_MAX_SCANS = 100
+"""Encoders make about ten."""
+_PIECE_BYTES = 4096
 _QUALITY = 80
 _BROKEN = (
     OSError,
@@ -45,8 +52,37 @@ _BROKEN = (
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
+class _FileInTime(io.RawIOBase):
+    """A file that cannot be read any more when it is late.
+
+    Decoders take a file in pieces, so none works much longer than it is given something.
+    """
+
+    def __init__(self, file: BinaryIO, is_late: Callable[[], bool]) -> None:
+        super().__init__()
+        self._file = file
+        self._is_late = is_late
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._is_late():
+            raise OSError("it takes too long")
+        return self._file.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
 class NoPicture(Exception):
-    """It is none of the formats, or broken."""
+    """It is none of the formats, or broken, or takes too long."""
 
 
 class PictureTooLarge(Exception):
@@ -92,10 +128,13 @@ def choose_size(width: int, height: int, method: str) -> Size:
     return next(iter((shaped if method == "crop" else []) or covering), FULL)
 
 
-def make_thumbnail(file: BinaryIO, size: Size) -> Thumbnail:
-    """Raises NoPicture, PictureTooLarge."""
+def make_thumbnail(file: BinaryIO, size: Size, is_late: Callable[[], bool]) -> Thumbnail:
+    """Raises NoPicture, PictureTooLarge. `is_late` is asked whenever more is read."""
     try:
-        with Image.open(file, formats=_READ) as image:
+        _check_scans(file)
+        timed = cast("BinaryIO", _FileInTime(file, is_late))
+        with Image.open(timed, formats=_READ) as image:
+            image.decodermaxblock = _PIECE_BYTES
             if image.width * image.height > MAX_PIXELS:
                 raise PictureTooLarge
             return _make(image, size)
@@ -103,6 +142,12 @@ def make_thumbnail(file: BinaryIO, size: Size) -> Thumbnail:
         raise PictureTooLarge from error
     except _BROKEN as error:
         raise NoPicture(str(error)) from error
+
+
+def _check_scans(file: BinaryIO) -> None:
+    """Raise NoPicture for a JPEG that goes over its pixels too often; a scan takes 80 bytes."""
+    if file.read(len(_JPEG)) == _JPEG and file.read().count(_SCAN) > _MAX_SCANS:
+        raise NoPicture("it has too many scans")
 
 
 def _make(image: Image.Image, size: Size) -> Thumbnail:

@@ -7,6 +7,7 @@ has sizes, whatever sizes are asked for; each is made once, a bounded number at 
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
+from homeserver.clock import Clock
 from homeserver.core.identifiers import ServerName
 from homeserver.errors import InvalidParam, MatrixError, TooLarge
 from homeserver.services.bounded_threads import BoundedThreads
@@ -28,6 +29,7 @@ from homeserver.storage.media import ThumbnailRow
 _MAX_ANIMATED_BYTES = 4 * 1_048_576
 """Larger originals do not serve as their own moving thumbnail."""
 _MAX_SIDE = 100_000
+_DECODING_SECONDS = 20.0
 
 Key = tuple[ServerName, str, Size]
 
@@ -61,12 +63,14 @@ class Thumbnails:
         self,
         server_name: ServerName,
         database: Database,
+        clock: Clock,
         files: MediaFiles,
         threads: BoundedThreads,
         work: SharedWork[Key, ThumbnailRow],
     ) -> None:
         self._server_name = server_name
         self._db = database
+        self._clock = clock
         self._files = files
         self._threads = threads
         self._work = work
@@ -131,8 +135,9 @@ class Thumbnails:
         return row
 
     def _read(self, file_id: str, size: Size) -> Thumbnail:
+        deadline = self._clock.monotonic() + _DECODING_SECONDS
         with self._files.open(file_id) as file:
-            return make_thumbnail(file, size)
+            return make_thumbnail(file, size, lambda: self._clock.monotonic() > deadline)
 
     def _too_large(self, found: Found) -> MatrixError:
         message = "Content is too large to thumbnail"

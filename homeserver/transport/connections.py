@@ -19,10 +19,10 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import optionsForClientTLS
 from zope.interface import implementer
 
 from homeserver.transport.address_filter import AddressFilter
+from homeserver.transport.certificates import CheckedTLS
 
 _CONNECT_SECONDS = 10.0
 _MAX_ADDRESSES = 4
@@ -78,7 +78,7 @@ class Connections:
         plain = _FirstThatAnswers(self, places)
         if tls_name is None:
             return plain
-        options = optionsForClientTLS(tls_name, trustRoot=self._trust_root)
+        options = CheckedTLS(tls_name, self._trust_root)
         endpoint: IStreamClientEndpoint = wrapClientTLS(options, plain)
         return endpoint
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from urllib.parse import urljoin
 
 from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
@@ -47,6 +46,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from homeserver.transport.certificates import CertificateRefused
 from homeserver.transport.connections import Connections, Place
 
 MAX_ANSWER_BYTES = 1_048_576
@@ -332,7 +332,7 @@ def _explain(error: Exception) -> Exception:
             return RequestFailed(str(error), Cause.DNS)
         case ConnectError():
             return RequestFailed(str(error), Cause.CONNECT)
-        case SSL.Error() | VerificationError():
+        case SSL.Error() | CertificateRefused():
             return RequestFailed(_tls_message(error), Cause.TLS)
         case ResponseFailed() | RequestTransmissionFailed() | ConnectionDone() | ConnectionLost():
             return _explain_loss(error)
@@ -345,7 +345,7 @@ def _explain(error: Exception) -> Exception:
 def _explain_loss(error: Exception) -> Exception:
     """Name the innermost cause: a bad certificate looks like a lost connection from outside."""
     for reason in getattr(error, "reasons", ()):
-        if reason.check(SSL.Error, VerificationError):
+        if reason.check(SSL.Error, CertificateRefused):
             return RequestFailed(_tls_message(reason.value), Cause.TLS)
         if isinstance(reason.value, (RequestFailed, CancelledError)):
             return reason.value
@@ -353,8 +353,8 @@ def _explain_loss(error: Exception) -> Exception:
 
 
 def _tls_message(error: BaseException) -> str:
-    if isinstance(error, VerificationError):
-        return "the certificate is not for this server's name"
+    if isinstance(error, CertificateRefused):
+        return str(error)
     details = error.args[0] if error.args else ()
     reasons = [str(entry[-1]) for entry in details if isinstance(entry, tuple) and entry]
     return "TLS failed: " + (", ".join(reasons) or "the connection was closed")

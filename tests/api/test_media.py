@@ -1,12 +1,15 @@
 """The content repository, and attack class 10: hostile media and hostile names for them."""
 
 import dataclasses
+import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from homeserver.config import MediaSection, RateLimitSection
 from homeserver.services.media_headers import (
@@ -15,6 +18,7 @@ from homeserver.services.media_headers import (
     make_disposition,
     parse_file_name,
 )
+from homeserver.services.media_images import CROPPED, NoPicture, make_thumbnail
 from homeserver.services.media_local import UNUSED_MS
 from tests.database import InlineDatabase
 from tests.homeserver import DEFAULT_CONFIG, START_MS, Homeserver, Reply, User
@@ -401,6 +405,30 @@ def test_attack_10_a_broken_picture_has_no_thumbnail(alice: User) -> None:
     for broken in (whole[: len(whole) // 2], whole[:40] + b"\xff" * 60 + whole[100:]):
         path = upload(alice, broken)
         assert alice.get(f"{THUMBNAIL}/{path}", width=32, height=32).errcode == "M_UNKNOWN"
+
+
+def test_attack_10_a_jpeg_of_very_many_scans_is_not_decoded(alice: User) -> None:
+    output = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(output, "JPEG", progressive=True)
+    content = output.getvalue()
+    last_scan = content[content.rindex(b"\xff\xc4", 0, content.rindex(b"\xff\xda")) : -2]
+
+    for repeated, status in ((1, 200), (5_000, 400)):
+        path = upload(alice, content[:-2] + last_scan * repeated + content[-2:])
+        assert alice.get(f"{THUMBNAIL}/{path}", width=32, height=32).status == status
+
+
+def test_attack_10_decoding_ends_when_it_takes_too_long() -> None:
+    noise = Image.frombytes("RGB", (600, 600), os.urandom(600 * 600 * 3))
+    output = io.BytesIO()
+    noise.save(output, "JPEG", quality=95, progressive=True)
+    asked = itertools.count()
+
+    make_thumbnail(output, CROPPED[0], lambda: False)
+    with pytest.raises(NoPicture):
+        make_thumbnail(output, CROPPED[0], lambda: next(asked) > 20)
+
+    assert next(asked) < 30
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "BMP", "ICO", "AVIF", "EPS"])

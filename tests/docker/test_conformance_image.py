@@ -15,6 +15,7 @@ import trustme
 import yaml
 
 from tests.docker.containers import (
+    START_SECONDS,
     Container,
     container,
     docker,
@@ -26,9 +27,6 @@ from tests.docker.containers import (
 )
 
 IMAGE = "countersign-conformance"
-COLD_START_SECONDS = 5.0
-COLD_STARTS = 3
-"""The fastest counts: the machine may be busy."""
 REGISTER = "/_synapse/admin/v1/register"
 
 
@@ -68,14 +66,12 @@ def hs1(authority: Path, registrations: Path) -> Iterator[Container]:
         yield made
 
 
-def test_cold_containers_answer_in_seconds() -> None:
-    took = []
-    for number in range(COLD_STARTS):
-        with container(IMAGE, environment={"SERVER_NAME": f"hs{number}"}) as cold:
-            took.append(cold.start())
+def test_a_cold_container_answers_in_time() -> None:
+    with container(IMAGE, environment={"SERVER_NAME": "hs1"}) as cold:
+        took = cold.start()
 
-    print("\nfrom docker start to the first answer:", *(f"{seconds:.1f} s" for seconds in took))
-    assert min(took) < COLD_START_SECONDS
+    print(f"\nfrom docker start to the first answer: {took:.1f} s")
+    assert took < START_SECONDS
 
 
 def test_a_container_without_an_authority_serves_too() -> None:

@@ -1,7 +1,7 @@
 """Fixtures: servers a.test, b.test and c.test on one network."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from homeserver.core.identifiers import ServerName
+from homeserver.services.appservices import Appservice
 from homeserver.storage.migrations import migrate
 from tests.database import InlineDatabase
 from tests.federation.network import MemoryNetwork
@@ -49,7 +50,9 @@ def make_server(
     """
     made: list[tuple[Homeserver, psycopg2.extensions.connection]] = []
 
-    def make(name: str, version: str = "11", **sections: Any) -> Homeserver:
+    def make(
+        name: str, version: str = "11", *, appservices: Sequence[Appservice] = (), **sections: Any
+    ) -> Homeserver:
         connection = psycopg2.connect(server_urls[name])
         section = dataclasses.replace(
             DEFAULT_CONFIG.server, name=ServerName(name), default_room_version=version
@@ -57,7 +60,7 @@ def make_server(
         config = dataclasses.replace(
             DEFAULT_CONFIG, server=section, directory=tmp_path / name, **sections
         )
-        server = Homeserver(InlineDatabase(connection), config, network=network)
+        server = Homeserver(InlineDatabase(connection), config, appservices, network=network)
         made.append((server, connection))
         return network.add(server)
 

@@ -206,14 +206,13 @@ class HostileServer:
     def invite(self, user: User, **fields: Any) -> Event:
         """An invitation that is as it should be, but for `fields`."""
         content = fields.pop("content", {"membership": "invite"})
-        event = self.room.make(
+        return self.room.make(
             fields.pop("type", "m.room.member"),
             fields.pop("sender", self.creator),
             content,
             state_key=fields.pop("state_key", user.user_id),
             **fields,
         )
-        return event
 
     def change(self, event: Event, **fields: Any) -> Event:
         """The event with other fields, hashed and signed again."""

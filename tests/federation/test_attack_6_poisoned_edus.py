@@ -68,7 +68,7 @@ def test_attack_6_poisoned_device_keys_stop_neither_their_server_nor_the_other(
 ) -> None:
     alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
-    poisoned = [
+    poisoned: list[dict[str, Any]] = [
         {"keys": {"ed25519:\0": "\0" * 1_000}},
         {"algorithms": ["\U0001f4a3" * 1_000]},
         {"extra": {str(n): {"deep": [[[[n]]]]} for n in range(500)}},

@@ -15,10 +15,12 @@ from twisted.names.error import DNSNameError, DNSServerError
 from homeserver.clock import Clock
 from homeserver.commands.check_lines import Line
 from homeserver.commands.federation_check import FederationCheck, Surroundings
+from homeserver.commands.federation_text import ADVICE
 from homeserver.commands.tls_probe import Certificate, Probed
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.signing import sign_json
+from homeserver.services.federation.failure_causes import FailureCause
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.federation_client import AllowedServers, check_answer, parse_answer
 from homeserver.transport.outbound import Answer, Cause, RequestFailed
@@ -306,6 +308,10 @@ def test_a_name_that_is_none_and_one_that_is_denied_end_the_check(
     assert outcome(lines, step) == "FAILED"
 
 
+def test_every_cause_has_a_word_of_advice() -> None:
+    assert set(ADVICE) == {cause.value for cause in FailureCause}
+
+
 def test_a_failing_queue_is_a_failure(internet: Internet, check: Check) -> None:
     internet.addresses = {"them.test": [PUBLIC]}
     internet.queue = {
@@ -329,7 +335,7 @@ def test_a_failing_queue_is_a_failure(internet: Internet, check: Check) -> None:
     lines = check(THEM)
 
     assert outcome(lines, "our queue") == "FAILED"
-    assert "failing for 1 min, 2 tries; cause: connect" in lines["our queue"].found
+    assert "failing for 1 min, 2 failed requests; cause: connect" in lines["our queue"].found
     assert "3 events, the oldest written 1 min ago" in lines["our queue"].found
     assert lines["our queue"].advice == "countersign federation retry them.test"
 

@@ -68,7 +68,9 @@ def test_other_servers_do_not_see_user_signing_keys_nor_users_that_are_not_ours(
 ) -> None:
     alice, bob = a.register("alice"), b.register("bob")
     upload_cross_signing(alice)
-    body = {"device_keys": {alice.user_id: [], bob.user_id: [], "@nobody:a.test": []}}
+    body: dict[str, Any] = {
+        "device_keys": {alice.user_id: [], bob.user_id: [], "@nobody:a.test": []}
+    }
 
     found = ask(a, "b.test", "POST", "/user/keys/query", body).json
 
@@ -96,11 +98,11 @@ def test_nobody_waits_longer_than_he_said(
 ) -> None:
     bob = b.register("bob")
     network.silent.add(a.name)
-    body: Any = {
+    bodies: dict[str, Any] = {
         "/keys/query": {"device_keys": {"@alice:a.test": []}, "timeout": 5_000},
         "/keys/claim": {"one_time_keys": {"@alice:a.test": {"D": "x"}}, "timeout": 5_000},
-    }[path]
-    waiting = bob.start_request("POST", path, body)
+    }
+    waiting = bob.start_request("POST", path, bodies[path])
 
     network.advance(4)
     early = waiting.answered

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import Deferred
 
-from homeserver.core.identifiers import ServerName
+from homeserver.core.identifiers import ServerName, parse_room_id
 from homeserver.core.json_types import JsonObject
 from tests.federation.network import MemoryNetwork
 from tests.federation.test_sending import texts
@@ -41,7 +41,7 @@ def state(user: User, room_id: str) -> set[str]:
 
 
 def is_partial(homeserver: Homeserver, room_id: str) -> bool:
-    room = homeserver.server.live_rooms.find_loaded(room_id)
+    room = homeserver.server.live_rooms.find_loaded(parse_room_id(room_id))
     assert room is not None
     return room.is_partial
 
@@ -183,7 +183,7 @@ def test_attack_5_servers_in_the_room_that_are_none_are_not_talked_to(
     network.altered[ServerName("a.test"), "/send_join/"] = alter
     join(bob, room_id)
 
-    (partial,) = _now(b.server.partial_joins.list_servers(room_id))
+    (partial,) = _now(b.server.partial_joins.list_servers(parse_room_id(room_id)))
     assert partial[0] == "a.test"
     assert "b.test" not in partial
     assert len(partial) <= 2_000

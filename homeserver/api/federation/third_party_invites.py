@@ -44,7 +44,7 @@ class ThirdPartyInvitesAPI:
 
     @endpoint(
         "onBindByPost", "POST", _ON_BIND, auth=Auth.NONE,
-        extra="COMPAT(Sydent): the identity server most in use sends it so, and Synapse takes only that",
+        extra="COMPAT(Synapse): it takes nothing but POST, so identity servers send that",
     )  # fmt: skip
     async def on_bind_by_post(self, body: Binding) -> JsonObject:
         return await self.on_bind_third_party_identifier(body)

@@ -19,7 +19,7 @@ from homeserver.errors import DatabaseUnavailable
 from homeserver.metrics import FEDERATION_TRANSACTIONS
 from homeserver.randomness import Randomness
 from homeserver.services.federation.catch_up import CatchUp
-from homeserver.services.federation.failure_causes import cause_of
+from homeserver.services.federation.failure_causes import FaultHere, cause_of
 from homeserver.services.federation.transmission import EDU, MAX_EDUS, MAX_PDUS, Batch, Transmission
 from homeserver.storage import destinations, outgoing_edus
 from homeserver.storage.database import Database
@@ -148,7 +148,7 @@ class DestinationQueue:
                     await self._wait(services.randomness.jitter(_FIRST_PAUSE_SECONDS))
                 except Exception as error:
                     logger.exception("Server not told, by a fault here server=%s", self.server)
-                    await self._back_off(RequestFailed(f"a fault of this server: {error!r}"))
+                    await self._back_off(FaultHere(f"a fault of this server: {error!r}"))
                 else:
                     self.failures = 0
         finally:

@@ -27,6 +27,11 @@ class FailureCause(Enum):
     """Something came that is not an answer: too large, or not the protocol."""
     NOT_ALLOWED = "not_allowed"
     """Our own configuration forbids it."""
+    FAULT_HERE = "fault_here"
+
+
+class FaultHere(RequestFailed):
+    """The request was not made, by a defect of this server."""
 
 
 _OF_REQUESTS = {
@@ -41,6 +46,8 @@ _OF_REQUESTS = {
 def cause_of(error: RequestFailed) -> FailureCause:
     if isinstance(error, ServerRefused):
         return FailureCause.NOT_ALLOWED
+    if isinstance(error, FaultHere):
+        return FailureCause.FAULT_HERE
     if isinstance(error, ErrorAnswer):
         if error.status == _UNAUTHORIZED:
             return FailureCause.KEY

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _KNOWN_SECONDS = 300.0
 _FAILED_SECONDS = 30.0
 """A server that did not answer is asked again after this."""
-_MAX_REMEMBERED_BYTES = 16 * 1_048_576
+_MAX_REMEMBERED_BYTES = 4 * 1_048_576
 _ENTRY_BYTES = 500
 _MAX_UNDER_WAY = 200
 _MAX_UNDER_WAY_AT_ONE = 10

@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 _KNOWN_SECONDS = 300.0
 _MAX_FAILING = 1_000
-_MAX_REMEMBERED_BYTES = 64 * 1_048_576
+_MAX_REMEMBERED_BYTES = 8 * 1_048_576
+"""As JSON; in memory it is some three times as much."""
 _ENTRY_BYTES = 500
 _MAX_SERVERS = 3
 """Asked for one room."""
