@@ -372,7 +372,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         streams.events,
         FederationServices(
             database,
-            Transmission(server_name, requests, database, clock),
+            Transmission(server_name, requests, database, clock, randomness),
             catch_up,
             clock,
             randomness,

@@ -135,6 +135,7 @@ class InboundEvents:
             for waiting in (*queue, *run):
                 if not waiting.answer.called:
                     waiting.answer.cancel()
+                    waiting.answer.addErrback(lambda _: None)  # nobody may have come to await it
 
     async def _answer_run(self, room_id: RoomID, run: Sequence[_Arrival]) -> bool:
         """Return False, with nothing done, when each must be looked at by itself."""

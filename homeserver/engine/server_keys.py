@@ -47,10 +47,14 @@ def _parse(line: str) -> SigningKey:
 
 
 def _write_new_key(file: Path, randomness: Randomness) -> None:
+    """Write it beside its place and move it there: no crash leaves half a key."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = f"ed25519 a_{randomness.token(6)} {encode_base64(randomness.bytes(32))}\n"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    unfinished = file.with_name(file.name + ".new")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         stream.write(line)
         stream.flush()
         os.fsync(stream.fileno())
+    unfinished.rename(file)

@@ -184,10 +184,6 @@ class RemoteKeys:
         if len(self._away) > _MAX_AWAY:
             self._away.popitem(last=False)
 
-    def note_reached(self, server: ServerName) -> None:
-        """The server has been heard of."""
-        self._away.pop(server, None)
-
 
 def _failure(message: str) -> JsonObject:
     return {"errcode": "M_UNKNOWN", "error": message}

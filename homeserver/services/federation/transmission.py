@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from homeserver.clock import Clock
 from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.identifiers import ServerName
+from homeserver.randomness import Randomness
 from homeserver.services.federation.requests import FederationRequests
 from homeserver.storage import outgoing_edus
 from homeserver.storage.database import Database
@@ -63,13 +64,14 @@ class Transmission:
         requests: FederationRequests,
         database: Database,
         clock: Clock,
+        randomness: Randomness,
     ) -> None:
         self._server_name = server_name
         self._requests = requests
         self._db = database
         self._clock = clock
         self._count = itertools.count(1)
-        self._began_ms = clock.now_ms()
+        self._process_id = randomness.token(12)
 
     async def send(self, server: ServerName, batch: Batch) -> None:
         """Return when the server has everything but what it refused for itself.
@@ -118,7 +120,7 @@ class Transmission:
 
     def _next_id(self) -> str:
         """Never twice the same: a repeated id would not be looked at there."""
-        return f"{self._began_ms}-{next(self._count)}"
+        return f"{self._process_id}-{next(self._count)}"
 
     def _written(self, batch: Batch) -> bytes:
         """Return the body as canonical JSON, joined from bytes that are."""
