@@ -146,6 +146,10 @@ class InboundEvents:
         except CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
+            if len(run) == 1:
+                if not run[0].answer.called:
+                    run[0].answer.errback(error)
+                return True
             logger.info("Events not placed together room=%s: %s", room_id, error)
             return False
         if outcomes is None:

@@ -43,6 +43,7 @@ _FIRST_PAUSE_SECONDS = 10.0
 _LAST_PAUSE_SECONDS = 300.0
 """Not longer: anybody can make us ask, in the name of a server that has a new key tomorrow."""
 _TIMEOUT_SECONDS = 15.0
+_VOUCH_SECONDS = 20.0
 _MAX_ANSWER_BYTES = 1_048_576
 _MAX_KEYS = 100
 """Of one server, of each kind, that are read."""
@@ -259,7 +260,24 @@ class ServerKeys:
 
     # Telling others.
 
-    async def vouch_for(self, server: ServerName, minimum_valid_until: int) -> JsonObject | None:
+    async def vouch_for_all(self, wanted: Sequence[tuple[ServerName, int]]) -> list[JsonObject]:
+        """Return what is known of servers' keys, which should be valid until a time each.
+
+        After a while nobody is asked any more: anybody may have us do it, for servers that hang.
+        """
+        until = self._clock.monotonic() + _VOUCH_SECONDS
+        found = []
+        for server, minimum in wanted:
+            response = await self._vouch_for(
+                server, minimum, may_ask=self._clock.monotonic() < until
+            )
+            if response is not None:
+                found.append(response)
+        return found
+
+    async def _vouch_for(
+        self, server: ServerName, minimum_valid_until: int, *, may_ask: bool
+    ) -> JsonObject | None:
         """Return a server's keys with this server's signature as a notary; None: not known."""
         if server == self._own.server_name:
             return self._own.response()
@@ -268,7 +286,7 @@ class ServerKeys:
         is_enough = found is not None and found.valid_until_ts >= min(
             minimum_valid_until or now, now + _DAY_MS
         )
-        if not is_enough:
+        if not is_enough and may_ask:
             await self._refresh(server)
             found = await self._db.read(server_keys.find_response, server) or found
         if found is None:

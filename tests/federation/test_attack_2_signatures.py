@@ -123,7 +123,8 @@ def test_attack_2_forged_events_of_an_answered_join_are_left_out(
 
 def test_attack_2_an_event_whose_hash_is_wrong_is_shown_without_its_content(stage: Stage) -> None:
     event = stage.message("what was said")
-    changed = {**event.pdu, "content": {"msgtype": "m.text", "body": "what was not"}}
+    content: JsonObject = {"msgtype": "m.text", "body": "what was not"}
+    changed: JsonObject = {**event.pdu, "content": content}
 
     reply = stage.hostile.transaction(stage.a, [changed])
 
@@ -194,7 +195,10 @@ def test_attack_2_a_restricted_join_needs_the_signature_of_who_vouches(
         a, "GET", f"/make_join/{quote(room_id)}/{quote('@mallory:evil.test')}?ver=11"
     ).json
     join = hostile.sign_template(made)
-    forged = {**join.pdu["signatures"], "a.test": {"ed25519:test": STRANGER.sign(b"x")}}  # type: ignore[dict-item]  # an object
+    ours: JsonObject = {"ed25519:test": STRANGER.sign(b"x")}
+    theirs = join.pdu["signatures"]
+    assert isinstance(theirs, dict)
+    forged: JsonObject = {**theirs, "a.test": ours}
 
     hostile.transaction(a, [join])
     hostile.transaction(a, [{**join.pdu, "signatures": forged}])
@@ -357,3 +361,19 @@ def test_attack_2_a_notary_is_no_way_to_make_up_keys(
     hostile.operations["keys"] = lambda *_: json.loads(encode_canonical_json(forged))
 
     assert a.request("GET", "/_matrix/key/v2/query/b.test").json == {"server_keys": []}
+
+
+def test_attack_5_who_asks_a_notary_for_servers_that_hang_gets_an_answer(
+    network: MemoryNetwork, a: Homeserver
+) -> None:
+    names = [f"hanging{number}.test" for number in range(100)]
+    for name in names:
+        network.hold(name, "/key/")
+    asked: JsonObject = {"server_keys": {name: {} for name in names}}
+    reply = a.start_request("POST", "/_matrix/key/v2/query", asked)
+
+    for _ in range(10):
+        network.advance(5)
+
+    assert reply.reply().json == {"server_keys": []}
+    assert len(network.requests) <= 3

@@ -195,7 +195,7 @@ DAY = 86_400
 def test_a_delegation_is_kept_as_long_as_it_says_within_bounds(
     network: FakeNetwork, headers: dict[str, str], kept: int
 ) -> None:
-    network.delegate("host.test", '{"m.server": "m.test:1"}', **headers)
+    network.delegate("host.test", '{"m.server": "m.test:1"}', 200, **headers)
     network.find("host.test")
     network.well_known.clear()
 
