@@ -33,5 +33,5 @@ def test_a_room_of_hundreds_is_joined_and_talked_in_at_once(pair: Pair) -> None:
 
     alice.see_text(room_id, "just come")
     bob.see_text(room_id, "welcome")
-    eventually(lambda: len(joined(bob, room_id)) == _MEMBERS + 2)
+    eventually(lambda: len(joined(bob, room_id)) == _MEMBERS + 2, "bob sees all members")
     same_state(alice, bob, room_id=room_id)

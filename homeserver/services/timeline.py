@@ -5,6 +5,7 @@ gap between two events of the topological order: `t{depth}_{event number}`, afte
 Invariant: every event that leaves here has passed `visible`.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Timeline:
             upper = (place[0], place[1] + 1)
             if room.recent and place >= room.recent[-1].position and stop == START:
                 newest = list(room.recent_after(room.recent_from))[:limit]
-                if len(newest) == limit:
+                if len(newest) == limit and _is_chain(room, newest):
                     return newest
             stored = await self._db.read(
                 events.list_timeline_backwards, room.room_nid, upper, stop, limit
@@ -245,6 +246,19 @@ def place_before(found: TimelineEvent) -> Place:
     """The gap just before an event."""
     depth, event_nid = found.position
     return (depth, event_nid - 1)
+
+
+def _is_chain(room: LiveRoom, newest: Sequence[TimelineEvent]) -> bool:
+    """Tell whether the newest events to have come are the last of the topological order as well.
+
+    They are if each follows the one before and nothing else.
+    """
+    if len(room.tips) != 1 or room.tips[0].event_id != newest[0].event_id:
+        return False
+    return all(
+        list(later.event.prev_events) == [earlier.event_id]
+        for later, earlier in itertools.pairwise(newest)
+    )
 
 
 def _ended(page: _Read, first: Place, extended: Extended, *, backwards: bool) -> Page:

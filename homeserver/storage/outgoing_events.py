@@ -119,6 +119,22 @@ def delete_outgoing(txn: Txn, up_to: int, limit: int) -> int:
     )
 
 
+def delete_all_but_newest(txn: Txn, kept: int) -> int:
+    """Delete what is older than the newest `kept` of its room; return how many."""
+    return execute(
+        txn,
+        """
+        DELETE FROM outgoing_events
+         WHERE position IN (
+               SELECT position FROM (
+                      SELECT position,
+                             row_number() OVER (PARTITION BY room_nid ORDER BY position DESC) AS n
+                        FROM outgoing_events) AS numbered
+                WHERE n > %s)""",
+        (kept,),
+    )
+
+
 def get_progress(txn: Txn) -> int:
     return fetch_value(txn, int, "SELECT position FROM sending_progress")
 

@@ -2,6 +2,7 @@
 
 from urllib.parse import quote
 
+from homeserver.storage import outgoing_events
 from tests.federation.conftest import MakeServer
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
@@ -76,6 +77,24 @@ def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
     network.advance(30)
 
     assert texts(bob, room_id) == ["before the restart"]
+
+
+def test_a_server_that_stays_away_does_not_fill_the_database(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = shared_room(alice, bob)
+    network.cut_off(b.name)
+    for number in range(520):
+        alice.send(room_id, f"missed {number}")
+    network.advance(400)
+
+    kept = a.database.run(outgoing_events.list_outgoing, 0, 2**62, 10_000).result
+    network.heal()
+    network.advance(4000)
+
+    assert len(kept) == 501
+    assert texts(bob, room_id)[-1] == "missed 519"
 
 
 def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, b: Homeserver) -> None:

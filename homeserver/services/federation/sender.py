@@ -14,7 +14,7 @@ from homeserver.core.identifiers import RoomID, ServerName, server_name_of
 from homeserver.engine.commit_loop import Committed
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.streams import Stream
-from homeserver.services.federation.catch_up import target_servers
+from homeserver.services.federation.catch_up import MAX_MISSED, target_servers
 from homeserver.services.federation.destination import DestinationQueue, Services
 from homeserver.services.federation.transmission import EDU
 from homeserver.storage import destinations, outgoing_edus, outgoing_events
@@ -212,6 +212,9 @@ class FederationSender:
         await db.run(outgoing_events.update_progress, current)
         while await db.run(outgoing_events.delete_outgoing, up_to, _DELETED_AT_ONCE):
             pass
+        if up_to < current:
+            # Who has missed more of a room is sent its last event alone, however much there was.
+            await db.run(outgoing_events.delete_all_but_newest, MAX_MISSED + 1)
 
 
 def store_edus(txn: Txn, rows: Sequence[NewEDU]) -> None:
