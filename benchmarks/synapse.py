@@ -38,7 +38,7 @@ def install_synapse(venv: Path, version: str) -> str:
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     ask = [str(python), "-c", "import synapse, psycopg2; print(synapse.__version__)"]
     found = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-    if found != version:
+    if found.split(" ")[0] != version:  # it may name a git commit too
         packages = [f"matrix-synapse=={version}", "psycopg2-binary"]
         print(f"installing {' '.join(packages)} into {venv}", flush=True)
         subprocess.run([str(python), "-m", "pip", "-q", "install", *packages], check=True)
