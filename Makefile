@@ -1,5 +1,5 @@
 # make run   start everything and say what to do next
-# make test  every test · make lint · make demo · make bench · make images · make images-check
+# make test  every test, and a few scenarios with a real Synapse · make lint · make demo · make bench · make images · make images-check
 # make compat  every scenario with a real Synapse, which it installs into .venv-synapse
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +15,7 @@ demo: .venv/.run
 
 test: .venv/.test
 	$(BIN)/pytest
+	$(BIN)/pytest synapse_compat_tests -m short
 
 compat: .venv/.test
 	$(BIN)/pytest synapse_compat_tests

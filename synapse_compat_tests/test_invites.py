@@ -101,6 +101,7 @@ def test_who_came_by_invitation_invites_a_neighbour(pair: Pair) -> None:
 
     bob.invite(room_id, carol)
     carol.see_invite(room_id)
+    alice.see_membership(room_id, carol, "invite")
     carol.join(room_id)
 
     alice.see_membership(room_id, carol, "join")
