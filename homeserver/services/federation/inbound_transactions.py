@@ -4,8 +4,9 @@ spec: server-server-api/#transactions, #pdus, v1.19. Invariant: what a transacti
 is either worked through or stored, so that no crash loses it; and a repeated transaction does
 nothing but get the answer it had.
 
-1. A repetition gets its answer.   2. Events go to their rooms, each room by itself.
-3. EDUs.   4. What is not worked through in time is stored.   5. The answer is, too, and is given.
+1. A repetition gets its answer.   2. Messages to devices come first: they may hold the key of an
+event beside them.   3. Events go to their rooms, each room by itself, and the other EDUs meanwhile.
+4. What is not worked through in time is stored.   5. The answer is, too, and is given.
 """
 
 import logging
@@ -48,6 +49,7 @@ _KEPT_MS = 24 * 3600 * 1000
 _TIDY_SECONDS = 3600.0
 _READ_AT_ONCE = 500
 _MAX_TXN_ID = 255
+_TO_DEVICE = "m.direct_to_device"
 
 
 @dataclass(eq=False, slots=True)
@@ -151,12 +153,16 @@ class InboundTransactions:
             raise LimitExceeded(
                 "Your events come faster than they can be read", retry_after_ms=5000
             )
+        for edu in edus:  # 2
+            if edu.get("edu_type") == _TO_DEVICE:
+                await self._edus.receive(origin, edu)
         works = [_Work(room_id, found) for room_id, found in _by_room(pdus).items()]
-        for work in works:  # 2
+        for work in works:  # 3
             self._counts[origin] += len(work.pdus)
             self._background.run("events of a transaction", self._work(origin, work))
-        for edu in edus:  # 3
-            await self._edus.receive(origin, edu)
+        for edu in edus:
+            if edu.get("edu_type") != _TO_DEVICE:
+                await self._edus.receive(origin, edu)
         await self._wait_for(works)
         for work in works:  # 4
             if not work.is_done:
