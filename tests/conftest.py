@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from hypothesis import settings
 
 from homeserver.storage.embedded import EmbeddedPostgres
 from homeserver.storage.migrations import migrate
@@ -13,6 +14,10 @@ from tests.database import InlineDatabase
 from tests.homeserver import Homeserver
 
 SERVER_NAME = "hs.test"
+
+# How long a property takes says more of the machine than of the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
