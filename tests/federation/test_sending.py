@@ -2,7 +2,12 @@
 
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
+
+from homeserver.config import LimitsSection
+from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.storage import outgoing_events
+from homeserver.storage.outgoing_events import OutgoingPDU
 from tests.federation.conftest import MakeServer
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
@@ -148,3 +153,50 @@ def test_the_servers_of_a_test_are_made_only_when_they_are_asked_for(
     make_server("a.test")
 
     assert list(network.servers) == ["a.test"]
+
+
+def test_rooms_that_do_not_stay_in_memory_are_told_of_all_the_same(
+    make_server: MakeServer, b: Homeserver, c: Homeserver
+) -> None:
+    a = make_server("a.test", limits=LimitsSection(live_rooms_bytes=1))
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    other = alice.create_room()
+
+    room_id = shared_room(alice, bob, carol)
+    alice.send(other, "puts the other room out of memory")
+    alice.send(room_id, "heard")
+
+    joined = bob.get(f"/rooms/{quote(room_id)}/joined_members").json["joined"]
+    assert carol.user_id in joined
+    assert texts(bob, room_id) == ["heard"]
+    assert texts(carol, room_id) == ["heard"]
+
+
+def test_an_event_of_a_room_that_has_just_left_memory_is_passed_on(
+    make_server: MakeServer, b: Homeserver, c: Homeserver
+) -> None:
+    a = make_server("a.test", limits=LimitsSection(live_rooms_bytes=1))
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id = shared_room(alice, bob)
+    sender = a.server.federation_sender
+    live_rooms = a.server.live_rooms
+    bob.send(room_id, "first")
+    shared = shared_room(alice, bob, carol)
+    event_id = bob.send(shared, "from bob")
+    a.settle()
+    room = live_rooms.find_loaded(RoomID(shared))
+    assert room is not None
+    found = next(one for one in room.recent if one.event_id == event_id)
+    alice.send(room_id, "puts the shared room out of memory")
+    a.settle()
+    assert live_rooms.find_loaded(RoomID(shared)) is None
+
+    told = Deferred.fromCoroutine(
+        sender.relay(ServerName("b.test"), RoomID(shared), found.event, found.event_nid)
+    )
+    a.settle()
+
+    assert told.called
+    kept: list[OutgoingPDU] = []
+    a.database.run(outgoing_events.list_outgoing, 0, 2**62, 100).addCallback(kept.extend)
+    assert [row.pdu for row in kept if row.origin == "b.test"][-1] == found.event.pdu_bytes

@@ -93,7 +93,7 @@ class FederationSender:
 
         Returns when it is certain to be sent.
         """
-        room = self._live_rooms.find_loaded(room_id)
+        room = await self._live_rooms.find(room_id)
         if room is None or set(room.servers) <= {self._server_name, origin}:
             return
         room_nid = room.room_nid
@@ -110,30 +110,33 @@ class FederationSender:
         self, room_id: RoomID, position: int, event: Event, origin: ServerName | None
     ) -> None:
         room = self._live_rooms.find_loaded(room_id)
-        if room is None:
-            return  # it is read again from the database by whoever is behind
-        servers = {ServerName(name) for name in room.servers} | target_servers(event.pdu)
-        if room.is_partial:
+        servers = target_servers(event.pdu)
+        if room is not None:
+            servers |= {ServerName(name) for name in room.servers}
+        servers -= {self._server_name, ServerName(origin or "")}
+        self._add_pdu(servers, position, event)
+        if room is None or room.is_partial:
             self._background.run(
-                "event of a partial room", self._add_partial(room_id, position, event, origin)
+                "servers of an event", self._add_others(room_id, position, event, origin, servers)
             )
-        self._add_pdu(servers - {self._server_name, origin}, position, event)
 
-    async def _add_partial(
-        self, room_id: RoomID, position: int, event: Event, origin: ServerName | None
+    async def _add_others(
+        self,
+        room_id: RoomID,
+        position: int,
+        event: Event,
+        origin: ServerName | None,
+        told: Collection[ServerName],
     ) -> None:
-        """Tell the servers that are in a room although their members are not known yet."""
-        room = self._live_rooms.find_loaded(room_id)
-        known = set() if room is None else {ServerName(name) for name in room.servers}
+        """Tell the servers of a room that memory does not know: it has left it, or is partial."""
         servers = await self._services.catch_up.list_servers(room_id)
-        self._add_pdu(servers - known - {origin}, position, event)
+        self._add_pdu(servers - {*told, ServerName(origin or "")}, position, event)
 
-    def _add_pdu(self, servers: Collection[ServerName | None], position: int, event: Event) -> None:
+    def _add_pdu(self, servers: Collection[ServerName], position: int, event: Event) -> None:
         for server in servers:
-            if server is not None:
-                queue = self._queue_of(server, delivered=position - 1)
-                queue.add_pdu(position, event.pdu_bytes)
-                self._wake(queue)
+            queue = self._queue_of(server, delivered=position - 1)
+            queue.add_pdu(position, event.pdu_bytes)
+            self._wake(queue)
 
     # EDUs.
 
