@@ -16,7 +16,7 @@ from homeserver.services.own_keys import read_old_keys
 from homeserver.storage.server_keys import StoredKey
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.connections import Connections
-from homeserver.transport.federation_client import AllowedServers, SignedClient
+from homeserver.transport.federation_client import SignedClient, allowed_servers
 from homeserver.transport.outbound import OutboundHttp
 from homeserver.transport.server_discovery import ServerDiscovery
 
@@ -46,7 +46,7 @@ def make_federation_client(
         reactor,
         connections,
         discovery,
-        AllowedServers(config.federation.allowed_servers, config.federation.denied_servers),
+        allowed_servers(config.federation),
         server_name=config.server.name,
         signing_key=signing_key,
         timeout_seconds=float(config.federation.timeout_seconds),

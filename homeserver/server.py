@@ -185,7 +185,7 @@ from homeserver.storage import events, stream_epochs
 from homeserver.storage.database import Database
 from homeserver.storage.server_keys import StoredKey
 from homeserver.transport.endpoint import Route, Router, routes
-from homeserver.transport.federation_client import AllowedServers, FederationClient
+from homeserver.transport.federation_client import FederationClient, allowed_servers
 from homeserver.transport.outbound import HttpClient
 from homeserver.transport.pipeline import Authentication, Pipeline
 from homeserver.transport.rate_limits import RateLimits
@@ -384,7 +384,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     server_authentication = ServerAuthentication(
         server_name,
         server_keys,
-        AllowedServers(config.federation.allowed_servers, config.federation.denied_servers),
+        allowed_servers(config.federation),
         federation_sender.note_reached,
         enabled=config.federation.enabled,
     )

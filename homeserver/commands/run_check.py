@@ -27,7 +27,7 @@ from homeserver.network import make_federation_client
 from homeserver.randomness import Randomness
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.connections import Connections
-from homeserver.transport.federation_client import AllowedServers
+from homeserver.transport.federation_client import allowed_servers
 from homeserver.transport.outbound import OutboundHttp
 
 reactor: Any = _reactor
@@ -96,7 +96,7 @@ def _surroundings(
         own_name=config.server.name,
         signing_key=signing_key,
         delegated_name=federation.delegated_name,
-        allowed=AllowedServers(federation.allowed_servers, federation.denied_servers),
+        allowed=allowed_servers(federation),
         addresses=addresses,
         well_known=OutboundHttp(reactor, connections),
         resolver=createResolver(),

@@ -13,6 +13,7 @@ import orjson
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.client import URI
 
+from homeserver.config import FederationSection
 from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.errors import JsonInvalid
 from homeserver.core.glob_patterns import GlobText, parse_glob
@@ -77,6 +78,12 @@ class AllowedServers:
             return any(pattern.matches_whole(name) for pattern in patterns for name in names)
 
         return not matches(self._denied) and (self._allowed is None or matches(self._allowed))
+
+
+def allowed_servers(section: FederationSection) -> AllowedServers:
+    """Return which servers the configuration means: none, without federation."""
+    allowed = section.allowed_servers if section.enabled else []
+    return AllowedServers(allowed, section.denied_servers)
 
 
 class FederationClient(Protocol):
