@@ -15,7 +15,6 @@ from agent_bridge.core.decision import (
     signed_of_content,
 )
 from agent_bridge.core.refusals import Reason, Refused
-from agent_bridge.gate.gate_reasons import AnyReason, GateReason
 from agent_bridge.matrix import (
     DecryptedEvent,
     PlaintextEvent,
@@ -29,9 +28,9 @@ _YES = ("approve", "\u2705", "\U0001f44d", "\u2714", "+1")
 _NO = ("deny", "\u274c", "\U0001f44e", "\u2716", "-1")
 _POLL_TYPES = ("m.poll.response", "org.matrix.msc3381.poll.response")
 _UNDECRYPTABLE = {
-    UndecryptableReason.REPLAYED: GateReason.REPLAYED,
-    UndecryptableReason.WRONG_ROOM: GateReason.WRONG_ROOM,
-    UndecryptableReason.SENDER_MISMATCH: GateReason.SENDER_MISMATCH,
+    UndecryptableReason.REPLAYED: Reason.REPLAYED,
+    UndecryptableReason.WRONG_ROOM: Reason.WRONG_ROOM,
+    UndecryptableReason.SENDER_MISMATCH: Reason.SENDER_MISMATCH,
 }
 
 
@@ -48,13 +47,13 @@ class PlainNo:
     """A denial without proof."""
 
     draft_id: str
-    said: AnyReason | None = None
+    said: Reason | None = None
     """Why it is not more than that, when its author may have meant more."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    reason: AnyReason
+    reason: Reason
     draft_id: str | None = None
     detail: str = ""
 
@@ -79,21 +78,21 @@ class Listener:
 
     def hear(self, event: TimelineEvent) -> Heard:
         if isinstance(event, UndecryptableEvent):
-            reason = _UNDECRYPTABLE.get(event.reason, GateReason.UNDECRYPTABLE)
+            reason = _UNDECRYPTABLE.get(event.reason, Reason.UNDECRYPTABLE)
             return Refusal(reason, detail=event.detail)
         if (edited := _relation_target(event, "m.replace")) is not None:
-            return self._hear_change(edited, event, GateReason.EDITED)
+            return self._hear_change(edited, event, Reason.EDITED)
         if isinstance(event, DecryptedEvent):
             return self._hear_decrypted(event)
         if event.type == "m.room.redaction":
             target = event.content.get("redacts") or event.raw.get("redacts")
-            return self._hear_change(str(target), event, GateReason.REDACTED)
+            return self._hear_change(str(target), event, Reason.REDACTED)
         if event.type == DECISION_EVENT:
             return self._hear_plain_decision(event)
         if event.type == "m.reaction" or event.type in _POLL_TYPES:
-            return self._hear_words(event, _reaction_key(event.content), GateReason.REACTION)
+            return self._hear_words(event, _reaction_key(event.content), Reason.REACTION)
         if event.type == "m.room.message":
-            return self._hear_words(event, _body(event.content), GateReason.NOT_ENCRYPTED)
+            return self._hear_words(event, _body(event.content), Reason.NOT_ENCRYPTED)
         return None
 
     def _hear_decrypted(self, event: DecryptedEvent) -> Heard:
@@ -103,13 +102,13 @@ class Listener:
             except Refused as error:
                 return Refusal(error.reason, detail=error.detail)
         if event.type == "m.reaction" or event.type in _POLL_TYPES:
-            return self._hear_words(event, _reaction_key(event.content), GateReason.REACTION)
+            return self._hear_words(event, _reaction_key(event.content), Reason.REACTION)
         if event.type == "m.room.message":
             return self._hear_words(event, _body(event.content), Reason.ASSURANCE_UNSUPPORTED)
         return None
 
     def _hear_words(
-        self, event: DecryptedEvent | PlaintextEvent, words: str, refusal: AnyReason
+        self, event: DecryptedEvent | PlaintextEvent, words: str, refusal: Reason
     ) -> Heard:
         draft_id = self._draft_meant(event, words)
         if words.startswith(_NO):
@@ -123,13 +122,13 @@ class Listener:
         try:
             decision = parse_decision(signed_of_content(event.content).payload)
         except Refused:
-            return Refusal(GateReason.NOT_ENCRYPTED)
+            return Refusal(Reason.NOT_ENCRYPTED)
         if decision.verdict is Verdict.DENY:
-            return PlainNo(decision.draft_id, GateReason.NOT_ENCRYPTED)
-        return Refusal(GateReason.NOT_ENCRYPTED, decision.draft_id)
+            return PlainNo(decision.draft_id, Reason.NOT_ENCRYPTED)
+        return Refusal(Reason.NOT_ENCRYPTED, decision.draft_id)
 
     def _hear_change(
-        self, target: str, event: DecryptedEvent | PlaintextEvent, reason: GateReason
+        self, target: str, event: DecryptedEvent | PlaintextEvent, reason: Reason
     ) -> Heard:
         """An edit or redaction: of a decision or a draft it is a denial, else it may try to lie."""
         draft_id = self._find_decision_draft(target) or self._find_draft(target)

@@ -13,12 +13,12 @@ from agent_bridge.core.frozen_draft import parse_draft
 from agent_bridge.core.output_chain import empty_chain
 from agent_bridge.core.quorum import Instant
 from agent_bridge.core.receipt import DecisionRef, Outcome, parse_receipt
+from agent_bridge.core.refusals import Reason
 from agent_bridge.core.states import TERMINAL, Event, State, next_state
 from agent_bridge.core.tiers import Assurance
 from agent_bridge.core.visible_text import escape
 from agent_bridge.gate.executor import Execution
 from agent_bridge.gate.executor_run import Ending as RunEnding
-from agent_bridge.gate.gate_reasons import GateReason
 from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
 from agent_bridge.gate.prompt_history import PromptHistory
 from agent_bridge.gate.receipt_book import Ending, ReceiptBook
@@ -116,7 +116,7 @@ class Closing:
                     Assurance.A,
                 )
             )
-        reason = GateReason.GATE_RESTARTED.value
+        reason = Reason.GATE_RESTARTED.value
         outcome = Outcome(stored.state, None, None, None, now.wall_ms, reason)
         ending = Ending(None, outcome, tuple(decisions), empty_chain(stored.draft_id))
         receipt_id = self.receipts.write(frozen, ending, now.wall_ms)

@@ -15,7 +15,6 @@ from agent_bridge.core.rendering import rendering_html
 from agent_bridge.core.states import Event, State
 from agent_bridge.core.visible_text import quote
 from agent_bridge.gate.approvals_room import Cast, Listener, PlainNo, Refusal
-from agent_bridge.gate.gate_reasons import AnyReason, Declined, GateReason
 from agent_bridge.gate.open_drafts import OpenDraft
 from agent_bridge.gate.outbox import Outbox, Room
 from agent_bridge.gate.refusal_reports import RefusalReports
@@ -88,7 +87,7 @@ class Countersigning:
         draft = self._drafts.find_by_request(entry.request_key)
         if draft is None or entry.requester != requester:
             return
-        reason = GateReason.CANCELLED.value
+        reason = Reason.CANCELLED_BY_REQUESTER.value
         if draft.state is State.RUNNING:
             self._stop(draft, reason)
             return
@@ -125,7 +124,7 @@ class Countersigning:
         try:
             draft, verified = self._verifier.verify(cast, now)
             self._verifier.record(cast, draft, verified)  # 9
-        except (Declined, Refused) as error:
+        except Refused as error:
             self._refuse_cast(cast, error.reason, error.detail, now)
             return
         draft.decisions.append(verified)
@@ -136,7 +135,7 @@ class Countersigning:
         else:
             self._count(draft, now)  # 10
 
-    def _refuse_cast(self, cast: Cast, reason: AnyReason, detail: str, now: Instant) -> None:
+    def _refuse_cast(self, cast: Cast, reason: Reason, detail: str, now: Instant) -> None:
         """Say why a decision does not count; a no that proves nothing is still a no."""
         draft_id = None
         try:

@@ -9,11 +9,11 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from agent_bridge.core.refusals import Reason
 from agent_bridge.gate.approvers import Approvers
 from agent_bridge.gate.clock import Clock
 from agent_bridge.gate.closing import Closing
 from agent_bridge.gate.countersigning import Countersigning
-from agent_bridge.gate.gate_reasons import GateReason
 from agent_bridge.gate.open_drafts import OpenDrafts
 from agent_bridge.gate.outbox import Outbox, Rooms
 from agent_bridge.gate.premises import Premises
@@ -210,7 +210,7 @@ class Gate:
 
     def _handle_approvals(self, update: RoomUpdate) -> None:
         if update.gap_unfilled and update.events:
-            self.reports.report(update.events[0].event_id, GateReason.SYNC_GAP)
+            self.reports.report(update.events[0].event_id, Reason.SYNC_GAP)
         for event in update.events:
             own = event.sender == self.client.user_id
             if own and isinstance(event, DecryptedEvent):
@@ -222,7 +222,7 @@ class Gate:
         may_enroll = not any(draft.frozen.draft.need for draft in self.drafts)
         for user_id in self.approvers.update(now.wall_ms, may_enroll=may_enroll):
             self.reports.report(
-                f"master-key:{user_id}:{now.wall_ms}", GateReason.APPROVER_FROZEN, detail=user_id
+                f"master-key:{user_id}:{now.wall_ms}", Reason.APPROVER_FROZEN, detail=user_id
             )
         self.countersigning.look_for_revocations(now)
 

@@ -17,7 +17,6 @@ from agent_bridge.core.quorum import Instant, check_need
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.tiers import Tier
 from agent_bridge.gate.freezing import FrozenAction, freeze_action
-from agent_bridge.gate.gate_reasons import Declined, GateReason
 from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
 from agent_bridge.gate.premises import Premises
 from agent_bridge.gate.prompt_history import PromptHistory
@@ -51,7 +50,7 @@ class Drafting:
     def draft(
         self, wish: WishedAction, sender: UserID, request_key: str, now: Instant
     ) -> OpenDraft:
-        """Make and record a draft. Raises Declined, Refused, RequestRefused.
+        """Make and record a draft. Raises Refused, RequestRefused.
 
         1. The request is not stale.  2. The approvals room is private and there are approvers.
         3. Actions can be confined here.  4. The action is frozen.  5. Policy gives it a tier that
@@ -60,7 +59,7 @@ class Drafting:
         """
         ttl_ms = wish.ttl_ms or self._settings.ttl_ms
         if now.wall_ms > wish.issued_ms + ttl_ms:  # 1
-            raise Declined(GateReason.STALE_REQUEST)
+            raise Refused(Reason.STALE_REQUEST)
         self._premises.check()  # 2, 3
         machine = self._premises.machine
         names = machine.secrets.names()

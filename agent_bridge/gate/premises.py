@@ -11,7 +11,6 @@ from agent_bridge.core.ed25519 import parse_public_key
 from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.gate.approvers import Approvers
 from agent_bridge.gate.freezing import Workspace
-from agent_bridge.gate.gate_reasons import Declined, GateReason
 from agent_bridge.gate.outbox import Rooms
 from agent_bridge.gate.policy_source import PolicySource
 from agent_bridge.gate.sandbox_probe import SandboxMissing, SandboxReady
@@ -44,7 +43,7 @@ class Premises:
         return GateIdentity(self.client.user_id, key, self.machine.host)
 
     def check(self) -> None:
-        """Raise Declined, Refused while nothing can be drafted at all.
+        """Raise Refused while nothing can be drafted at all.
 
         That is: while anybody but the gate and its approvers is in the approvals room, without
         approvers, without a sandbox, and without a policy.
@@ -53,7 +52,7 @@ class Premises:
         if not self.approvers.users:
             raise Refused(Reason.APPROVERS_EMPTY)
         if isinstance(self.machine.sandbox, SandboxMissing):
-            raise Declined(GateReason.SANDBOX_UNAVAILABLE, self.machine.sandbox.why)
+            raise Refused(Reason.SANDBOX_UNAVAILABLE, self.machine.sandbox.why)
         self.policy.load()
 
     def list_problems(self) -> list[JsonValue]:
@@ -61,10 +60,10 @@ class Premises:
         problems: list[JsonValue] = []
         try:
             self.check()
-        except (Declined, Refused) as error:
+        except Refused as error:
             problems.append(str(error))
         problems += [
-            f"{user_id}: {GateReason.APPROVER_FROZEN.sentence}"
+            f"{user_id}: {Reason.APPROVER_FROZEN.sentence}"
             for user_id in self.approvers.users
             if self.approvers.is_frozen(user_id)
         ]
@@ -78,4 +77,4 @@ class Premises:
             if membership in ("join", "invite") and user_id not in allowed
         ]
         if others:
-            raise Declined(GateReason.ROOM_NOT_PRIVATE, ", ".join(sorted(others)))
+            raise Refused(Reason.APPROVALS_ROOM_NOT_PRIVATE, ", ".join(sorted(others)))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from agent_bridge.core.frozen_draft import parse_draft
 from agent_bridge.core.prompt_budget import PromptLimits, check_prompt_budget
+from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.states import State
-from agent_bridge.gate.gate_reasons import Declined, GateReason
 from agent_bridge.gate.store import Store
 
 _HOUR_MS = 3_600_000
@@ -47,9 +47,9 @@ class PromptHistory:
         )
 
     def check_automatic(self, per_hour: int, now_ms: int) -> None:
-        """Raises Declined."""
+        """Raises Refused."""
         if sum(now_ms - moment < _HOUR_MS for moment in self.automatic_at) >= per_hour:
-            raise Declined(GateReason.RATE_LIMITED, f"at most {per_hour}")
+            raise Refused(Reason.RATE_LIMITED, f"at most {per_hour}")
 
 
 def recall(store: Store, now_ms: int) -> PromptHistory:

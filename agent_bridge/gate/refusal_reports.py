@@ -7,8 +7,8 @@ a bounded number of reports; the log says how many more there were.
 import logging
 from collections import deque
 
+from agent_bridge.core.refusals import Reason
 from agent_bridge.gate.clock import Clock
-from agent_bridge.gate.gate_reasons import AnyReason
 from agent_bridge.gate.outbox import Outbox, Room
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class RefusalReports:
         self._reported: deque[int] = deque()
 
     def report(
-        self, event_id: str, reason: AnyReason, *, draft_id: str | None = None, detail: str = ""
+        self, event_id: str, reason: Reason, *, draft_id: str | None = None, detail: str = ""
     ) -> None:
         logger.warning(
             "Refused reason=%s event=%s draft=%s detail=%s", reason, event_id, draft_id, detail

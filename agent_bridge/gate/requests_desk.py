@@ -7,12 +7,11 @@ it. Invariant: whatever a sender sends, it gets at most one draft for each reque
 import logging
 from collections.abc import Collection
 
-from agent_bridge.core.refusals import Refused
+from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.gate.clock import Clock
 from agent_bridge.gate.countersigning import Countersigning
 from agent_bridge.gate.drafting import Drafting
 from agent_bridge.gate.freezing import RequestRefused
-from agent_bridge.gate.gate_reasons import Declined, request_word
 from agent_bridge.gate.request_ledger import Arrival, RequestLedger
 from agent_bridge.gate.requests_room import (
     CANCEL_EVENT,
@@ -25,6 +24,16 @@ from agent_bridge.matrix import PlaintextEvent
 from homeserver.core.identifiers import UserID
 
 logger = logging.getLogger(__name__)
+
+_WORDS = {
+    Reason.TOO_MANY_PER_HOUR: "rate_limited",
+    Reason.PAUSED_AFTER_DENIALS: "paused",
+    Reason.TIER_DENIED: "policy_denied",
+    Reason.RENDERING_TOO_LARGE: "cannot_be_shown",
+    Reason.PAYLOAD_TOO_LARGE: "cannot_be_shown",
+    Reason.ACTION_UNKNOWN: "unknown_kind",
+}
+"""The words of the request contract for what the protocol calls otherwise."""
 
 
 class RequestsDesk:
@@ -76,12 +85,12 @@ class RequestsDesk:
         try:
             wish = parse_wish(event.content)
             draft = self._drafting.draft(wish, event.sender, entry.request_key, now)
-        except Declined as error:
-            self._refuse(event, entry.request_key, error.reason, str(error))
         except RequestRefused as error:
             self._refuse(event, entry.request_key, error.code, str(error))
         except Refused as error:
-            self._refuse(event, entry.request_key, request_word(error.reason), str(error))
+            self._refuse(
+                event, entry.request_key, _WORDS.get(error.reason, error.reason), str(error)
+            )
         else:
             self._countersigning.put_before_people(draft, now)
 

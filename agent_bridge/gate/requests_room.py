@@ -8,8 +8,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.gate.freezing import ExecRequest, ScriptRequest
-from agent_bridge.gate.gate_reasons import Declined, GateReason
 from homeserver.core.json_types import JsonObject, JsonValue
 
 REQUEST_EVENT = "org.countersign.request"
@@ -50,7 +50,7 @@ def find_request_id(content: JsonObject) -> str | None:
 
 
 def parse_wish(content: JsonObject) -> WishedAction:
-    """Raises Declined with a word of the contract."""
+    """Raises Refused with a word of the contract."""
     return WishedAction(
         request=_parse_action(content),
         requester=_name(content, "requester"),
@@ -67,37 +67,37 @@ def _parse_action(content: JsonObject) -> ExecRequest | ScriptRequest:
     if "cwd" in content:
         cwd = _text(content, "cwd").encode()
         if not cwd.startswith(b"/") or b"\0" in cwd:
-            raise Declined(GateReason.MALFORMED, "cwd is not an absolute path")
+            raise Refused(Reason.MALFORMED, "cwd is not an absolute path")
     match content.get("kind"):
         case "exec":
             argv = _arguments(content, "argv")
             if not argv or not argv[0]:
-                raise Declined(GateReason.MALFORMED, "argv is empty")
+                raise Refused(Reason.MALFORMED, "argv is empty")
             return ExecRequest(argv, cwd)
         case "script":
             interpreter = _text(content, "interpreter")
             if not interpreter or "\0" in interpreter or any(map(str.isspace, interpreter)):
-                raise Declined(GateReason.MALFORMED, "interpreter is not one word")
+                raise Refused(Reason.MALFORMED, "interpreter is not one word")
             script = _text(content, "script").encode()
             if len(script) > MAX_COMMAND_BYTES:
-                raise Declined(GateReason.TOO_LARGE, "script")
+                raise Refused(Reason.TOO_LARGE, "script")
             if not script.endswith(b"\n"):
-                raise Declined(GateReason.MALFORMED, "script does not end with a newline")
+                raise Refused(Reason.MALFORMED, "script does not end with a newline")
             arguments = _arguments(content, "args") if "args" in content else ()
             return ScriptRequest(interpreter.encode(), script, arguments, cwd)
         case kind:
-            raise Declined(GateReason.UNKNOWN_KIND, repr(kind)[:64])
+            raise Refused(Reason.UNKNOWN_KIND, repr(kind)[:64])
 
 
 def _arguments(content: JsonObject, name: str) -> tuple[bytes, ...]:
     values = content.get(name)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise Declined(GateReason.MALFORMED, f"{name} is not a list of texts")
+        raise Refused(Reason.MALFORMED, f"{name} is not a list of texts")
     arguments = tuple(_encode(value, name) for value in values)
     if len(arguments) > MAX_ARGUMENTS or sum(map(len, arguments)) > MAX_COMMAND_BYTES:
-        raise Declined(GateReason.TOO_LARGE, name)
+        raise Refused(Reason.TOO_LARGE, name)
     if any(b"\0" in argument for argument in arguments):
-        raise Declined(GateReason.MALFORMED, f"{name} holds a NUL")
+        raise Refused(Reason.MALFORMED, f"{name} holds a NUL")
     return arguments
 
 
@@ -106,21 +106,21 @@ def _parse_reason(content: JsonObject) -> str:
         return ""
     reason = _text(content, "reason")
     if len(reason) > MAX_REASON_CHARACTERS:
-        raise Declined(GateReason.TOO_LARGE, "reason")
+        raise Refused(Reason.TOO_LARGE, "reason")
     return unicodedata.normalize("NFC", reason)
 
 
 def _parse_taint(content: JsonObject) -> tuple[str, ...]:
     values = content.get("taint", [])
     if not isinstance(values, list) or len(values) > _MAX_TAINTS:
-        raise Declined(GateReason.MALFORMED, "taint is not a short list")
+        raise Refused(Reason.MALFORMED, "taint is not a short list")
     return tuple(sorted({_name({"taint": value}, "taint") for value in values}))
 
 
 def _name(content: JsonObject, name: str) -> str:
     text = unicodedata.normalize("NFC", _text(content, name))
     if not text or len(text.encode()) > _MAX_NAME_BYTES:
-        raise Declined(GateReason.MALFORMED, f"{name} is empty or too long")
+        raise Refused(Reason.MALFORMED, f"{name} is empty or too long")
     return text
 
 
@@ -133,15 +133,15 @@ def _text(content: JsonObject, name: str) -> str:
 
 def _encode(value: JsonValue, name: str) -> bytes:
     if not isinstance(value, str):
-        raise Declined(GateReason.MALFORMED, f"{name} is not a text")
+        raise Refused(Reason.MALFORMED, f"{name} is not a text")
     try:
         return value.encode()
     except UnicodeEncodeError:
-        raise Declined(GateReason.MALFORMED, f"{name} is not Unicode") from None
+        raise Refused(Reason.MALFORMED, f"{name} is not Unicode") from None
 
 
 def _integer(content: JsonObject, name: str, minimum: int, maximum: int) -> int:
     value = content.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        raise Declined(GateReason.MALFORMED, f"{name} is not a number between its bounds")
+        raise Refused(Reason.MALFORMED, f"{name} is not a number between its bounds")
     return value

@@ -19,7 +19,6 @@ from agent_bridge.gate.clock import Clock
 from agent_bridge.gate.closing import Closing
 from agent_bridge.gate.executor import Execution, Executor
 from agent_bridge.gate.executor_commit import Approved, Drift
-from agent_bridge.gate.gate_reasons import GateReason
 from agent_bridge.gate.open_drafts import OpenDraft
 from agent_bridge.gate.outbox import Outbox, Room
 from agent_bridge.gate.output import OutputChunk
@@ -94,7 +93,7 @@ class Runner:
         except Exception:
             logger.exception("A run failed in the gate itself draft=%s", draft.draft_id)
             event = Event.LOST if draft.state is State.RUNNING else Event.DRIFT_FOUND
-            self._close(draft, event, GateReason.INTERNAL)
+            self._close(draft, event, Reason.INTERNAL)
         else:
             self.closing.close_run(draft, execution, self.clock())
 

@@ -16,7 +16,6 @@ from agent_bridge.core.refusals import Reason, Refused
 from agent_bridge.core.states import State
 from agent_bridge.gate.approvals_room import Cast
 from agent_bridge.gate.approvers import Approvers
-from agent_bridge.gate.gate_reasons import Declined, GateReason
 from agent_bridge.gate.open_drafts import OpenDraft, OpenDrafts
 from agent_bridge.gate.receipt_book import ReceiptBook
 from agent_bridge.gate.store import Store
@@ -27,9 +26,9 @@ _CLOSED = {
     State.DENIED: Reason.DENIED,
 }
 _TRUST = {
-    DeviceTrust.UNKNOWN: GateReason.DEVICE_UNKNOWN,
-    DeviceTrust.UNSIGNED: GateReason.DEVICE_UNSIGNED,
-    DeviceTrust.IDENTITY_CHANGED: GateReason.APPROVER_FROZEN,
+    DeviceTrust.UNKNOWN: Reason.DEVICE_UNKNOWN,
+    DeviceTrust.UNSIGNED: Reason.DEVICE_UNSIGNED,
+    DeviceTrust.IDENTITY_CHANGED: Reason.APPROVER_FROZEN,
 }
 
 
@@ -41,7 +40,7 @@ class Verifier:
     drafts: OpenDrafts
 
     def verify(self, cast: Cast, now: Instant) -> tuple[OpenDraft, VerifiedDecision]:
-        """Verify a decision for the draft its payload names. Raises Declined, Refused.
+        """Verify a decision for the draft its payload names. Raises Refused.
 
         1. We decrypted it with a key the device gave us directly: that is what a DecryptedEvent is.
         2. (session, index) was never seen under another event id.
@@ -67,9 +66,9 @@ class Verifier:
         return draft, verified
 
     def record(self, cast: Cast, draft: OpenDraft, verified: VerifiedDecision) -> None:
-        """Write a verified decision down, once. Raises Declined, Refused."""
+        """Write a verified decision down, once. Raises Refused."""
         if verified.decision.verdict is Verdict.APPROVE and draft.state is not State.PENDING:
-            raise Declined(GateReason.DRAFT_CLOSED, draft.state)
+            raise Refused(Reason.DRAFT_CLOSED, draft.state)
         if not self.store.insert_decision(
             draft.draft_id, verified.decision_id, cast.signed.payload, verified.received_at
         ):
@@ -81,7 +80,7 @@ class Verifier:
         is_new_event = self.store.mark_seen("megolm-event", f"{place}:{event.event_id}")
         is_new_place = self.store.mark_seen("megolm", place)
         if is_new_event and not is_new_place:
-            raise Declined(GateReason.REPLAYED)
+            raise Refused(Reason.REPLAYED)
 
     def _get_draft(self, draft_id: DraftID) -> OpenDraft:
         draft = self.drafts.find(draft_id)
@@ -89,27 +88,27 @@ class Verifier:
             return draft
         stored = self.store.find_draft(draft_id)
         if stored is None:
-            raise Declined(GateReason.DRAFT_UNKNOWN)
+            raise Refused(Reason.DRAFT_UNKNOWN)
         reason = _CLOSED.get(stored.state)
         if reason is not None:
             raise Refused(reason)
-        raise Declined(GateReason.DRAFT_CLOSED, stored.state)
+        raise Refused(Reason.DRAFT_CLOSED, stored.state)
 
     def _check_device(self, event: DecryptedEvent, user_id: str) -> None:
         enrollment = self.approvers.find(event.sender)
         if enrollment is None:
             raise Refused(Reason.APPROVER_UNKNOWN, event.sender)
         if event.sender != user_id:
-            raise Declined(GateReason.SENDER_MISMATCH, user_id)
+            raise Refused(Reason.SENDER_MISMATCH, user_id)
         device = event.device
         if self.approvers.is_frozen(event.sender):
-            raise Declined(GateReason.APPROVER_FROZEN, event.sender)
+            raise Refused(Reason.APPROVER_FROZEN, event.sender)
         if device.trust is DeviceTrust.REVOKED:
             raise Refused(Reason.DEVICE_REVOKED, device.device_id or "")
         reason = _TRUST.get(device.trust)
         if reason is not None:
-            raise Declined(reason, device.device_id or "")
+            raise Refused(reason, device.device_id or "")
         if device.master_key != encode_public_key(enrollment.master_key):
-            raise Declined(GateReason.APPROVER_FROZEN, event.sender)
+            raise Refused(Reason.APPROVER_FROZEN, event.sender)
         if not device.device_list_fresh:
-            raise Declined(GateReason.DEVICE_LIST_STALE)
+            raise Refused(Reason.DEVICE_LIST_STALE)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from agent_bridge.core.draft import (
@@ -40,6 +41,13 @@ LIMITS = Limits(20_000, 100_000)
 GATE_KEY = PublicKey(
     bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
 )
+
+
+@cache
+def ready_sandbox() -> SandboxReady:
+    found = probe_sandbox()
+    assert isinstance(found, SandboxReady), found
+    return found
 
 
 def make_draft(
@@ -142,8 +150,7 @@ class Gate:
 
 def make_gate(directory: Path, protected: Sequence[Path] = (), **profiles: SandboxProfile) -> Gate:
     """Build a gate below a directory. The caller closes the store."""
-    sandbox = probe_sandbox()
-    assert isinstance(sandbox, SandboxReady), sandbox
+    sandbox = ready_sandbox()
     state = directory / "state"
     root = directory / "workspace"
     state.mkdir(mode=0o700)

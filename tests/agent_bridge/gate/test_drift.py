@@ -65,14 +65,16 @@ def test_an_unchanged_action_runs(gate: Gate, script: Path) -> None:
     assert execution.executed.inputs[0].path == bytes(script)
 
 
-def test_attack_46_script_rewritten_while_pending(gate: Gate, script: Path) -> None:
+def test_attack_46_a_script_rewritten_while_pending_is_drift(gate: Gate, script: Path) -> None:
     approved = approve(gate)
     script.write_text(EVIL)
 
     assert drift_of(gate, approved).path == bytes(script)
 
 
-def test_attack_46_script_rewritten_with_its_times_put_back(gate: Gate, script: Path) -> None:
+def test_attack_46_a_script_rewritten_with_its_times_put_back_is_drift(
+    gate: Gate, script: Path
+) -> None:
     approved = approve(gate)
     status = script.stat()
     script.write_text("echo approvEd\n")
@@ -82,7 +84,7 @@ def test_attack_46_script_rewritten_with_its_times_put_back(gate: Gate, script: 
 
 
 @pytest.mark.parametrize("profile", ["read", "sealed", "build"])
-def test_attack_46_script_rewritten_after_the_check_does_not_matter(
+def test_attack_46_a_script_rewritten_after_the_check_does_not_matter(
     gate: Gate, script: Path, profile: str
 ) -> None:
     approved = approve(gate, profile)
@@ -91,7 +93,7 @@ def test_attack_46_script_rewritten_after_the_check_does_not_matter(
 
 
 @pytest.mark.parametrize("profile", ["read", "sealed", "build"])
-def test_attack_46_script_replaced_after_the_check_does_not_matter(
+def test_attack_46_a_script_replaced_after_the_check_does_not_matter(
     gate: Gate, script: Path, profile: str
 ) -> None:
     approved = approve(gate, profile)
@@ -101,7 +103,7 @@ def test_attack_46_script_replaced_after_the_check_does_not_matter(
     assert run_with(gate, approved, lambda: _rename(evil, script)) == "exited: approved\n"
 
 
-def test_attack_47_input_swapped_for_a_symbolic_link(gate: Gate, script: Path) -> None:
+def test_attack_47_an_input_swapped_for_a_symbolic_link_is_drift(gate: Gate, script: Path) -> None:
     approved = approve(gate)
     (gate.root / "other").write_text(GOOD)
     script.unlink()
@@ -110,7 +112,9 @@ def test_attack_47_input_swapped_for_a_symbolic_link(gate: Gate, script: Path) -
     assert "symbolic link" in drift_of(gate, approved).detail
 
 
-def test_attack_47_parent_directory_swapped_for_a_symbolic_link(gate: Gate, script: Path) -> None:
+def test_attack_47_a_parent_directory_swapped_for_a_symbolic_link_is_drift(
+    gate: Gate, script: Path
+) -> None:
     approved = approve(gate)
     script.parent.rename(gate.root / "moved")
     script.parent.symlink_to("moved")
@@ -118,7 +122,7 @@ def test_attack_47_parent_directory_swapped_for_a_symbolic_link(gate: Gate, scri
     assert "symbolic link" in drift_of(gate, approved).detail
 
 
-def test_attack_47_cwd_swapped_for_another_directory(gate: Gate, script: Path) -> None:
+def test_attack_47_a_cwd_swapped_for_another_directory_is_drift(gate: Gate, script: Path) -> None:
     (gate.root / "sub").mkdir()
     approved = approve(gate, cwd=bytes(gate.root / "sub"))
     (gate.root / "sub").rename(gate.root / "old")
@@ -127,7 +131,7 @@ def test_attack_47_cwd_swapped_for_another_directory(gate: Gate, script: Path) -
     assert "another directory" in drift_of(gate, approved).detail
 
 
-def test_attack_47_cwd_swapped_for_a_symbolic_link(gate: Gate) -> None:
+def test_attack_47_a_cwd_swapped_for_a_symbolic_link_is_drift(gate: Gate) -> None:
     (gate.root / "sub").mkdir()
     approved = gate.approve(ExecRequest((b"pwd",), cwd=bytes(gate.root / "sub")))
     (gate.root / "sub").rename(gate.root / "old")
@@ -136,7 +140,7 @@ def test_attack_47_cwd_swapped_for_a_symbolic_link(gate: Gate) -> None:
     assert "symbolic link" in drift_of(gate, approved).detail
 
 
-def test_attack_47_executable_swapped_for_a_symbolic_link(gate: Gate) -> None:
+def test_attack_47_an_executable_swapped_for_a_symbolic_link_is_drift(gate: Gate) -> None:
     program = gate.root / "tool"
     shutil.copy("/usr/bin/id", program)
     approved = gate.approve(ExecRequest((b"./tool",)))
@@ -147,7 +151,7 @@ def test_attack_47_executable_swapped_for_a_symbolic_link(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("profile", ["read", "sealed", "build"])
-def test_attack_47_parent_directory_swapped_after_the_check(
+def test_attack_47_a_parent_directory_swapped_after_the_check_runs_nothing_else(
     gate: Gate, script: Path, profile: str
 ) -> None:
     approved = approve(gate, profile)
@@ -166,7 +170,9 @@ def test_attack_47_parent_directory_swapped_after_the_check(
         assert outcome == "exited: approved\n"
 
 
-def test_attack_47_cwd_swapped_after_the_check_in_a_writable_workspace(gate: Gate) -> None:
+def test_attack_47_a_cwd_swapped_after_the_check_in_a_writable_workspace_is_noticed(
+    gate: Gate,
+) -> None:
     sub = gate.root / "sub"
     sub.mkdir()
     request = ScriptRequest(b"sh", b"echo EVIL\n", cwd=bytes(sub))
@@ -180,7 +186,9 @@ def test_attack_47_cwd_swapped_after_the_check_in_a_writable_workspace(gate: Gat
 
 
 @pytest.mark.parametrize("profile", ["read", "build"])
-def test_attack_46_input_renamed_away_while_the_action_runs(gate: Gate, profile: str) -> None:
+def test_attack_46_an_input_renamed_away_during_the_run_changes_nothing_or_ends_it(
+    gate: Gate, profile: str
+) -> None:
     """Renaming pulls a mount away. A read view is built so that it cannot happen there."""
     flags = gate.root / "flags"
     flags.mkdir()
@@ -214,7 +222,7 @@ def test_attack_46_input_renamed_away_while_the_action_runs(gate: Gate, profile:
         assert ending is Ending.INPUT_REPLACED
 
 
-def test_attack_48_input_swapped_for_a_hard_link(gate: Gate, script: Path) -> None:
+def test_attack_48_an_input_swapped_for_a_hard_link_is_drift(gate: Gate, script: Path) -> None:
     approved = approve(gate)
     (gate.root / "evil").write_text(EVIL)
     script.unlink()
@@ -225,7 +233,7 @@ def test_attack_48_input_swapped_for_a_hard_link(gate: Gate, script: Path) -> No
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="bind mounts on the host need root")
 @pytest.mark.parametrize("target", ["bin/deploy.sh", "bin"])
-def test_attack_48_a_bind_mount_over_an_input_or_its_directory(
+def test_attack_48_a_bind_mount_over_an_input_or_its_directory_is_drift(
     gate: Gate, script: Path, target: str
 ) -> None:
     approved = approve(gate)
@@ -311,7 +319,9 @@ def test_attack_55_a_module_that_was_not_frozen_does_not_exist_in_a_sealed_view(
 
 
 @pytest.mark.parametrize("when", ["pending", "checked"])
-def test_attack_56_executable_upgraded_between_approval_and_launch(gate: Gate, when: str) -> None:
+def test_attack_56_an_executable_upgraded_before_the_launch_does_not_run(
+    gate: Gate, when: str
+) -> None:
     program = gate.root / "tool"
     shutil.copy("/usr/bin/echo", program)
     approved = gate.approve(ExecRequest((b"./tool", b"approved")))
@@ -327,14 +337,14 @@ def test_attack_56_executable_upgraded_between_approval_and_launch(gate: Gate, w
         assert run_with(gate, approved, upgrade) == "exited: approved\n"
 
 
-def test_attack_57_an_input_that_is_gone(gate: Gate, script: Path) -> None:
+def test_attack_57_an_input_that_is_gone_is_drift(gate: Gate, script: Path) -> None:
     approved = approve(gate)
     script.unlink()
 
     assert "is gone" in drift_of(gate, approved).detail
 
 
-def test_attack_57_a_file_that_appears_under_a_named_path(gate: Gate) -> None:
+def test_attack_57_a_file_that_appears_under_a_named_path_is_drift(gate: Gate) -> None:
     approved = gate.approve(ExecRequest((b"cat", b"later.txt")))
     (gate.root / "later.txt").write_text("EVIL")
 
@@ -363,7 +373,7 @@ def test_attack_59_a_changed_sandbox_profile_is_a_drift(gate: Gate, script: Path
     assert "profile" in str(drift_of(gate, approved))
 
 
-def test_attack_60_revoked_between_quorum_and_launch(gate: Gate, script: Path) -> None:
+def test_attack_60_what_is_revoked_after_the_quorum_does_not_run(gate: Gate, script: Path) -> None:
     approved = approve(gate)
     gate.store.move_draft(approved.frozen.draft_id, Event.DENIAL, NOW)
 
@@ -373,7 +383,9 @@ def test_attack_60_revoked_between_quorum_and_launch(gate: Gate, script: Path) -
     assert gate.chunks == []
 
 
-def test_attack_60_revoked_while_the_sandbox_is_set_up(gate: Gate, script: Path) -> None:
+def test_attack_60_what_is_revoked_while_the_sandbox_is_set_up_does_not_run(
+    gate: Gate, script: Path
+) -> None:
     approved = approve(gate)
     gate.stop = asyncio.Event()
 
@@ -383,7 +395,7 @@ def test_attack_60_revoked_while_the_sandbox_is_set_up(gate: Gate, script: Path)
     assert gate.output == ""
 
 
-def test_attack_60_revoked_while_running(gate: Gate) -> None:
+def test_attack_60_what_is_revoked_while_it_runs_is_stopped(gate: Gate) -> None:
     request = ScriptRequest(b"sh", b"echo started\nwhile :; do :; done\n")
     approved = gate.approve(request)
 

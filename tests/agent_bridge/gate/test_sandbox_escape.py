@@ -171,7 +171,7 @@ def test_attack_61_the_gates_memory_cannot_be_opened(gate: Gate) -> None:
     assert python(gate, f"open('/proc/{os.getpid()}/mem', 'rb')") == "ENOENT"
 
 
-def test_attack_61_no_user_namespace_and_no_capability(gate: Gate) -> None:
+def test_attack_61_an_action_has_no_user_namespace_and_no_capability(gate: Gate) -> None:
     gate.script(
         "unshare -U true 2>&1; grep -E '^(Cap(Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status"
     )

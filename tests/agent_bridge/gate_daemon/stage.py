@@ -5,8 +5,6 @@ Everything between the people and the gate is the hostile server's: tests edit w
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -408,15 +406,3 @@ class Stage:
         assert self.approver.refusals == list(reasons)
         assert not self.has_run()
         assert self.status["state"] == "pending"
-
-
-@asynccontextmanager
-async def opened(
-    directory: Path, sandbox: SandboxReady | SandboxMissing, *approvers: str
-) -> AsyncIterator[Stage]:
-    stage = Stage(directory, sandbox)
-    await stage.open(*(approvers or ("alice",)))
-    try:
-        yield stage
-    finally:
-        await stage.close()

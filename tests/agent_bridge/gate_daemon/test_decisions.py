@@ -1,9 +1,7 @@
 """Decisions that are signed and sent properly, and still are not for this draft."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +15,7 @@ from agent_bridge.core.decision import (
 )
 from agent_bridge.core.ed25519 import PublicKey
 from agent_bridge.core.pae import PayloadType, encode_pae, parse_draft_id, parse_receipt_id
-from agent_bridge.gate.sandbox_probe import SandboxReady
-from tests.agent_bridge.gate_daemon.stage import Person, opened
+from tests.agent_bridge.gate_daemon.stage import Person, Stage
 
 _NO_DRAFT = parse_draft_id("d1:" + "a" * 52)
 _NO_RECEIPT = parse_receipt_id("r1:" + "a" * 52)
@@ -58,89 +55,63 @@ def sign_changed(
         (lambda one: replace(one, user_id="@bob:hostile.test"), "sender_mismatch"),
     ],
 )
-def test_a_decision_for_something_else_is_refused(
-    tmp_path: Path,
-    sandbox: SandboxReady,
-    change: Callable[[Decision], Decision],
-    reason: str,
+async def test_a_decision_for_something_else_is_refused(
+    stage: Stage, change: Callable[[Decision], Decision], reason: str
 ) -> None:
-    async def scenario() -> None:
-        async with opened(tmp_path, sandbox) as stage:
-            frozen = await stage.draft()
-            signed = sign_changed(stage.approver, stage.sign(stage.approver, frozen), change)
+    await stage.open("alice")
+    frozen = await stage.draft()
+    signed = sign_changed(stage.approver, stage.sign(stage.approver, frozen), change)
 
-            await stage.send(stage.approver, frozen, signed)
+    await stage.send(stage.approver, frozen, signed)
 
-            stage.assert_refused(reason)
-
-    asyncio.run(scenario())
+    stage.assert_refused(reason)
 
 
-def test_a_decision_for_another_draft_leaves_this_one_waiting(
-    tmp_path: Path, sandbox: SandboxReady
-) -> None:
+async def test_a_decision_for_another_draft_leaves_this_one_waiting(stage: Stage) -> None:
     """A decision on one draft, renamed to another: the nonce still tells."""
 
-    async def scenario() -> None:
-        async with opened(tmp_path, sandbox) as stage:
-            other = await stage.draft("touch", "other")
-            frozen = await stage.draft()
-            signed = sign_changed(
-                stage.approver,
-                stage.sign(stage.approver, other),
-                lambda one: replace(one, draft_id=frozen.draft_id),
-            )
+    await stage.open("alice")
+    other = await stage.draft("touch", "other")
+    frozen = await stage.draft()
+    signed = sign_changed(
+        stage.approver,
+        stage.sign(stage.approver, other),
+        lambda one: replace(one, draft_id=frozen.draft_id),
+    )
 
-            await stage.send(stage.approver, frozen, signed)
+    await stage.send(stage.approver, frozen, signed)
 
-            stage.assert_refused("decision_other_nonce")
-
-    asyncio.run(scenario())
+    stage.assert_refused("decision_other_nonce")
 
 
-def test_case_34_a_signature_over_other_bytes_is_refused(
-    tmp_path: Path, sandbox: SandboxReady
-) -> None:
-    async def scenario() -> None:
-        async with opened(tmp_path, sandbox) as stage:
-            frozen = await stage.draft()
-            signed = stage.sign(stage.approver, frozen)
+async def test_case_34_a_signature_over_other_bytes_is_refused(stage: Stage) -> None:
+    await stage.open("alice")
+    frozen = await stage.draft()
+    signed = stage.sign(stage.approver, frozen)
 
-            await stage.send(stage.approver, frozen, replace(signed, signature=bytes(64)))
+    await stage.send(stage.approver, frozen, replace(signed, signature=bytes(64)))
 
-            stage.assert_refused("signature_invalid")
-
-    asyncio.run(scenario())
+    stage.assert_refused("signature_invalid")
 
 
-def test_case_15_a_chain_of_another_account_is_refused(
-    tmp_path: Path, sandbox: SandboxReady
-) -> None:
-    async def scenario() -> None:
-        async with opened(tmp_path, sandbox, "alice", "bob") as stage:
-            frozen = await stage.draft("rm", "-f", "target")
-            signed = stage.sign(stage.approver, frozen)
-            other = stage.sign(stage.people["bob"], frozen)
+async def test_case_15_a_chain_of_another_account_is_refused(stage: Stage) -> None:
+    await stage.open("alice", "bob")
+    frozen = await stage.draft("rm", "-f", "target")
+    signed = stage.sign(stage.approver, frozen)
+    other = stage.sign(stage.people["bob"], frozen)
 
-            await stage.send(stage.approver, frozen, replace(signed, chain=other.chain))
+    await stage.send(stage.approver, frozen, replace(signed, chain=other.chain))
 
-            stage.assert_refused("chain_wrong_user")
-
-    asyncio.run(scenario())
+    stage.assert_refused("chain_wrong_user")
 
 
-def test_case_83_a_late_approval_of_a_closed_draft_is_refused(
-    tmp_path: Path, sandbox: SandboxReady
-) -> None:
-    async def scenario() -> None:
-        async with opened(tmp_path, sandbox, "alice", "bob") as stage:
-            frozen = await stage.draft()
-            await stage.decide(stage.approver, frozen)
-            (stage.workspace / "made").unlink()
+async def test_case_83_a_late_approval_of_a_closed_draft_is_refused(stage: Stage) -> None:
+    await stage.open("alice", "bob")
+    frozen = await stage.draft()
+    await stage.decide(stage.approver, frozen)
+    (stage.workspace / "made").unlink()
 
-            await stage.decide(stage.people["bob"], frozen)
+    await stage.decide(stage.people["bob"], frozen)
 
-            assert stage.approver.refusals == ["draft_closed"]
-            assert not stage.has_run()
-
-    asyncio.run(scenario())
+    assert stage.approver.refusals == ["draft_closed"]
+    assert not stage.has_run()

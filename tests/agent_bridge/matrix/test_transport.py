@@ -69,122 +69,95 @@ def refusal(status: int, errcode: str, **fields: object) -> web.Response:
     return web.json_response({"errcode": errcode, "error": "no", **fields}, status=status)
 
 
-def test_an_answer_comes_back_with_the_token_sent_and_the_path_escaped() -> None:
-    async def scenario() -> None:
-        script = Script(web.json_response({"a": 1}))
-        async with served(script.answer) as (transport, _):
-            request = Request("GET", ("_matrix", "!room/..?:x", "#é"), {"from": "a b+c"})
+async def test_an_answer_comes_back_with_the_token_sent_and_the_path_escaped() -> None:
+    script = Script(web.json_response({"a": 1}))
+    async with served(script.answer) as (transport, _):
+        request = Request("GET", ("_matrix", "!room/..?:x", "#é"), {"from": "a b+c"})
 
-            assert await transport.send(request) == {"a": 1}
+        assert await transport.send(request) == {"a": 1}
 
-        (seen,) = script.requests
-        assert seen.raw_path == "/_matrix/%21room%2F..%3F%3Ax/%23%C3%A9?from=a+b%2Bc"
-        assert seen.headers["Authorization"] == "Bearer secret"
-
-    asyncio.run(scenario())
+    (seen,) = script.requests
+    assert seen.raw_path == "/_matrix/%21room%2F..%3F%3Ax/%23%C3%A9?from=a+b%2Bc"
+    assert seen.headers["Authorization"] == "Bearer secret"
 
 
-def test_a_failing_server_is_asked_again() -> None:
-    async def scenario() -> None:
-        script = Script(
-            None,
-            refusal(500, "M_UNKNOWN"),
-            web.Response(status=502, text="<html>"),
-            web.json_response({}),
-        )
-        async with served(script.answer) as (transport, delays):
-            assert await transport.send(QUERY) == {}
+async def test_a_failing_server_is_asked_again() -> None:
+    script = Script(
+        None,
+        refusal(500, "M_UNKNOWN"),
+        web.Response(status=502, text="<html>"),
+        web.json_response({}),
+    )
+    async with served(script.answer) as (transport, delays):
+        assert await transport.send(QUERY) == {}
 
-        assert len(delays) == 3
-        assert all(0 < delay <= 30 for delay in delays)
-
-    asyncio.run(scenario())
+    assert len(delays) == 3
+    assert all(0 < delay <= 30 for delay in delays)
 
 
-def test_what_may_have_had_an_effect_is_not_repeated() -> None:
-    async def scenario() -> None:
-        async with served(Script(refusal(500, "M_UNKNOWN")).answer) as (transport, _):
-            with pytest.raises(RequestRefused):
-                await transport.send(CREATE)
-        async with served(Script(None).answer) as (transport, _):
-            with pytest.raises(ServerUnreachable):
-                await transport.send(CREATE)
-
-    asyncio.run(scenario())
+async def test_what_may_have_had_an_effect_is_not_repeated() -> None:
+    async with served(Script(refusal(500, "M_UNKNOWN")).answer) as (transport, _):
+        with pytest.raises(RequestRefused):
+            await transport.send(CREATE)
+    async with served(Script(None).answer) as (transport, _):
+        with pytest.raises(ServerUnreachable):
+            await transport.send(CREATE)
 
 
 @pytest.mark.parametrize("request_", [READ, CREATE])
-def test_a_rate_limit_is_waited_out(request_: Request) -> None:
-    async def scenario() -> None:
-        limited = refusal(429, "M_LIMIT_EXCEEDED", retry_after_ms=2000)
-        header = refusal(429, "M_LIMIT_EXCEEDED")
-        header.headers["Retry-After"] = "3"
-        script = Script(limited, header, web.json_response({"ok": True}))
-        async with served(script.answer) as (transport, delays):
-            assert await transport.send(request_) == {"ok": True}
+async def test_a_rate_limit_is_waited_out(request_: Request) -> None:
+    limited = refusal(429, "M_LIMIT_EXCEEDED", retry_after_ms=2000)
+    header = refusal(429, "M_LIMIT_EXCEEDED")
+    header.headers["Retry-After"] = "3"
+    script = Script(limited, header, web.json_response({"ok": True}))
+    async with served(script.answer) as (transport, delays):
+        assert await transport.send(request_) == {"ok": True}
 
-        assert 2 < delays[0] < 3
-        assert 3 < delays[1] < 5
-
-    asyncio.run(scenario())
+    assert 2 < delays[0] < 3
+    assert 3 < delays[1] < 5
 
 
-def test_a_server_cannot_make_us_wait_for_ever() -> None:
-    async def scenario() -> None:
-        limited = refusal(429, "M_LIMIT_EXCEEDED", retry_after_ms=10**12)
-        async with served(Script(limited, web.json_response({})).answer) as (transport, delays):
+async def test_a_server_cannot_make_us_wait_for_ever() -> None:
+    limited = refusal(429, "M_LIMIT_EXCEEDED", retry_after_ms=10**12)
+    async with served(Script(limited, web.json_response({})).answer) as (transport, delays):
+        await transport.send(READ)
+
+    assert delays[0] < 61
+
+
+async def test_attempts_end() -> None:
+    script = Script(*[refusal(503, "M_UNKNOWN") for _ in range(6)])
+    async with served(script.answer) as (transport, _):
+        with pytest.raises(RequestRefused):
             await transport.send(READ)
 
-        assert delays[0] < 61
-
-    asyncio.run(scenario())
+    assert len(script.requests) == 6
 
 
-def test_attempts_end() -> None:
-    async def scenario() -> None:
-        script = Script(*[refusal(503, "M_UNKNOWN") for _ in range(6)])
-        async with served(script.answer) as (transport, _):
-            with pytest.raises(RequestRefused):
-                await transport.send(READ)
+async def test_a_refusal_is_told_with_its_code_and_body() -> None:
+    async with served(Script(refusal(401, "M_X", session="s")).answer) as (transport, _):
+        with pytest.raises(RequestRefused) as refused:
+            await transport.send(READ)
+    async with served(Script(refusal(401, "M_UNKNOWN_TOKEN")).answer) as (transport, _):
+        with pytest.raises(AccessTokenRefused):
+            await transport.send(READ)
 
-        assert len(script.requests) == 6
-
-    asyncio.run(scenario())
-
-
-def test_a_refusal_is_told_with_its_code_and_body() -> None:
-    async def scenario() -> None:
-        async with served(Script(refusal(401, "M_X", session="s")).answer) as (transport, _):
-            with pytest.raises(RequestRefused) as refused:
-                await transport.send(READ)
-        async with served(Script(refusal(401, "M_UNKNOWN_TOKEN")).answer) as (transport, _):
-            with pytest.raises(AccessTokenRefused):
-                await transport.send(READ)
-
-        assert (refused.value.status, refused.value.errcode) == (401, "M_X")
-        assert refused.value.body["session"] == "s"
-
-    asyncio.run(scenario())
+    assert (refused.value.status, refused.value.errcode) == (401, "M_X")
+    assert refused.value.body["session"] == "s"
 
 
-def test_a_redirect_is_not_followed() -> None:
-    async def scenario() -> None:
-        redirect = web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}, text="{}")
-        async with served(Script(redirect).answer) as (transport, _):
-            with pytest.raises(RequestRefused):
-                await transport.send(READ)
-
-    asyncio.run(scenario())
+async def test_a_redirect_is_not_followed() -> None:
+    redirect = web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}, text="{}")
+    async with served(Script(redirect).answer) as (transport, _):
+        with pytest.raises(RequestRefused):
+            await transport.send(READ)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", '{"a": NaN}', "[" * 100_000])
-def test_an_answer_that_is_not_a_json_object_is_malformed(text: str) -> None:
-    async def scenario() -> None:
-        async with served(Script(web.Response(text=text)).answer) as (transport, _):
-            with pytest.raises(ResponseMalformed):
-                await transport.send(READ)
-
-    asyncio.run(scenario())
+async def test_an_answer_that_is_not_a_json_object_is_malformed(text: str) -> None:
+    async with served(Script(web.Response(text=text)).answer) as (transport, _):
+        with pytest.raises(ResponseMalformed):
+            await transport.send(READ)
 
 
 def test_an_answer_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,21 +179,18 @@ def test_an_answer_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(scenario())
 
 
-def test_a_silent_server_is_given_up() -> None:
-    async def scenario() -> None:
-        release = asyncio.Event()
+async def test_a_silent_server_is_given_up() -> None:
+    release = asyncio.Event()
 
-        async def silent(_: web.Request) -> web.StreamResponse:
-            await release.wait()
-            return web.json_response({})
+    async def silent(_: web.Request) -> web.StreamResponse:
+        await release.wait()
+        return web.json_response({})
 
-        request = Request("POST", ("x",), {}, {}, repeatable=False, timeout_seconds=0.05)
-        async with served(silent) as (transport, _):
-            with pytest.raises(ServerUnreachable):
-                await transport.send(request)
-            release.set()
-
-    asyncio.run(scenario())
+    request = Request("POST", ("x",), {}, {}, repeatable=False, timeout_seconds=0.05)
+    async with served(silent) as (transport, _):
+        with pytest.raises(ServerUnreachable):
+            await transport.send(request)
+        release.set()
 
 
 def test_a_lone_surrogate_does_not_make_a_document_unreadable() -> None:

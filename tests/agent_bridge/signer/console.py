@@ -1,6 +1,11 @@
-"""`countersign` as people run it: processes, their output and their exit codes."""
+"""`countersign` as people type it: its output and its exit codes.
+
+Commands are called in this process; a gate that listens, and what the process itself is tested
+for, are processes.
+"""
 
 import asyncio
+import io
 import json
 import os
 import secrets
@@ -8,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+from agent_bridge.__main__ import main
 from agent_bridge.matrix import MatrixClient
 from homeserver.core.identifiers import RoomID
 from homeserver.core.json_types import JsonObject
@@ -53,20 +60,26 @@ class Console:
     base_url: str
     suffix: str = field(default_factory=lambda: secrets.token_hex(5))
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "agent_bridge", *arguments]
-
     def run(self, *arguments: str) -> Said:
-        done = subprocess.run(
-            self.command(*arguments),
+        out, err = io.StringIO(), io.StringIO()
+        with chdir(self.directory), redirect_stdout(out), redirect_stderr(err):
+            code = main(arguments)
+        return Said(code, out.getvalue(), err.getvalue())
+
+    def run_process(self, *arguments: str) -> Said:
+        process = self._start(*arguments, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        return Said(process.returncode, out, err)
+
+    def _start(self, *arguments: str, stderr: int | IO[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "agent_bridge", *arguments],
             cwd=self.directory,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
         )
-        return Said(done.returncode, done.stdout, done.stderr)
 
     def gate(self, *arguments: str) -> Said:
         return self.run("gate", *arguments, "--config", "gate.toml")
@@ -101,25 +114,17 @@ class Console:
 
     @contextmanager
     def running_gate(self) -> Iterator[None]:
-        log = (self.directory / "gate.log").open("w")
-        process = subprocess.Popen(
-            self.command("gate", "run", "--config", "gate.toml"),
-            cwd=self.directory,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        try:
+        with (
+            (self.directory / "gate.log").open("w") as log,
+            self._start("gate", "run", "--config", "gate.toml", stderr=log) as process,
+        ):
             assert process.stdout is not None
-            assert process.stdout.readline() == "gate is ready\n"
-            yield
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT_SECONDS)
-            assert process.stdout is not None
-            process.stdout.close()
-            log.close()
+            try:
+                assert process.stdout.readline() == "gate is ready\n"
+                yield
+            finally:
+                process.terminate()
+                process.wait(TIMEOUT_SECONDS)
 
     def ask(self, requests_room: str, *argv: str) -> None:
         """Request an action as the bot does and wait for the gate's answer."""

@@ -51,7 +51,7 @@ def test_a_person_approves_and_verifies_what_happened(console: Console) -> None:
     assert elsewhere.code == 0
     bundle = (console.directory / "bundle").read_text()
     (console.directory / "tampered").write_text(bundle.replace('"output":["', '"output":["A', 1))
-    tampered = console.signer("alice", "verify", "tampered")
+    tampered = console.run_process("verify", "tampered", "--dir", "alice")
     assert tampered.code == ExitCode.REFUSED
     assert "FAIL" in tampered.out
 
@@ -133,7 +133,7 @@ def test_each_failure_is_one_line_with_its_own_exit_code(console: Console) -> No
             console.gate("enroll", alice.line("user"), "--master-key", "short"),
             ExitCode.USAGE,
         ),
-        (console.run("gate", "run", "--config", "missing.toml"), ExitCode.USAGE),
+        (console.run_process("gate", "run", "--config", "missing.toml"), ExitCode.USAGE),
         (
             console.signer(
                 "new",
@@ -157,7 +157,7 @@ def test_a_gate_whose_store_is_gone_stays_closed_until_the_console_says_otherwis
     console.set_up_gate(alice.line("user").partition(":")[2])
     (console.directory / "state" / "gate.sqlite3").unlink()
 
-    assert console.gate("run").code == ExitCode.CLOSED
+    assert console.run_process("gate", "run").code == ExitCode.CLOSED
     assert console.gate("init").code == ExitCode.CLOSED
     assert console.gate("init", "--new-store").code == 0
     with console.running_gate():
