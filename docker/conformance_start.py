@@ -15,6 +15,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificateIssuerPublicKeyTypes,
+)
 from cryptography.x509.oid import NameOID
 
 from homeserver.storage.embedded import EmbeddedPostgres
@@ -36,6 +40,7 @@ GIVEN = Path("/complement")
 USER = "countersign"
 SHARED_SECRET = "complement"  # noqa: S105 - the suites know it
 LIFETIME = dt.timedelta(days=365)
+DAY_MS = 86_400_000
 
 
 def main() -> None:
@@ -76,9 +81,7 @@ def write_certificate(server_name: str) -> list[Path]:
     certificate = (
         certificate_for(host, key.public_key(), ca.subject)
         .add_extension(x509.SubjectAlternativeName([general_name(host)]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(key_identifier_of(ca), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     return [
@@ -86,6 +89,16 @@ def write_certificate(server_name: str) -> list[Path]:
         write("tls.crt", pem_of(certificate) + pem_of(ca)),
         write("ca.crt", pem_of(ca)),
     ]
+
+
+def key_identifier_of(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Name its key as it does itself: there is more than one way, and OpenSSL compares them."""
+    try:
+        named = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = cast("CertificateIssuerPublicKeyTypes", ca.public_key())
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
 
 
 def read_authority() -> tuple[x509.Certificate, CertificateIssuerPrivateKeyTypes]:
@@ -157,8 +170,9 @@ def write_configuration(server_name: str) -> list[Path]:
             "data_directory": ".",
             "signing_key_file": "signing.key",
         },
-        "listen": {"address": "0.0.0.0"},  # noqa: S104 - of the container
+        "listen": {"address": any_address()},
         "federation": {
+            "tls_address": any_address(),
             "tls_port": 8448,
             "tls_certificate_file": "tls.crt",
             "tls_key_file": "tls.key",
@@ -168,6 +182,7 @@ def write_configuration(server_name: str) -> list[Path]:
         "registration": {"enabled": True, "shared_secret_file": "registration.secret"},
         "rate_limits": {"enabled": False},
         "passwords": {"time_cost": 1, "memory_kib": 8, "parallelism": 1},
+        "delayed_events": {"max_delay_ms": DAY_MS},
         "appservices": {
             "registration_files": [
                 f"appservices/{file.name}" for file in sorted((DATA / "appservices").iterdir())
@@ -178,6 +193,11 @@ def write_configuration(server_name: str) -> list[Path]:
         write("registration.secret", SHARED_SECRET.encode()),
         write("homeserver.yaml", yaml.safe_dump(config).encode()),
     ]
+
+
+def any_address() -> str:
+    """Return the address that stands for all of the container's, of IPv6 too if it has it."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - of the container
 
 
 def write(name: str, content: bytes) -> Path:

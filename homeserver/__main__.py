@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -27,6 +28,7 @@ from homeserver.storage.database import DatabaseTaken
 from homeserver.storage.embedded import EmbeddedPostgres, PostgresUnusable
 from homeserver.storage.migrations import MigrationRefused, migrate
 from homeserver.storage.ownership import DatabaseOwnership
+from homeserver.transport.open_files import raise_open_files
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(config: Config) -> int:
     start_logging(config.logging.level, config.logging.file)
+    raise_open_files()
     _check_data_directory(config)
     listening = _bind(config.listen.address, config.listen.port, "listen.port")
     tls_port = config.federation.tls_port
@@ -91,7 +94,11 @@ def _run(config: Config) -> int:
     )
     postgres = _embedded(config)
     try:
-        url = _database_url(config, postgres)
+        with ThreadPoolExecutor(1) as beside:
+            starting = beside.submit(_database_url, config, postgres)
+            # While PostgreSQL starts. The reactor is installed by the first import of it.
+            from homeserver.process import OwnDatabase, run_server  # noqa: PLC0415
+        url = starting.result()
         try:
             ownership = _owned(url, config.database.wait_seconds)
         except DatabaseTaken:
@@ -99,9 +106,6 @@ def _run(config: Config) -> int:
             raise
         for line in _migrated(config, url):
             logger.info("%s", line)
-        # The reactor is installed by the first import of it, so this comes last.
-        from homeserver.process import OwnDatabase, run_server  # noqa: PLC0415
-
         own = OwnDatabase(url, ownership, postgres)
         try:
             return run_server(config, own, signing_key, registrations, listening, listening_tls)

@@ -25,6 +25,11 @@ class Background:
         self._running: set[Deferred[Any]] = set()
         self._stopped = False
 
+    @property
+    def is_stopped(self) -> bool:
+        """What is started now is not run at all."""
+        return self._stopped
+
     def run(self, name: str, coroutine: Coroutine[Deferred[Any], Any, Any]) -> Deferred[None]:
         """Start `coroutine` now. The Deferred fires when it has ended, and never fails."""
         if self._stopped:

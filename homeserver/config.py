@@ -172,6 +172,17 @@ class MediaSection:
 
 
 @dataclass(frozen=True)
+class DelayedEventsSection:
+    max_delay_ms: int = 0
+    """How long at most the sending of an event may be delayed, in milliseconds (MSC4140); 0: none
+    is taken, though those taken before are still sent."""
+    max_scheduled: int = 100
+    """How many a user may have scheduled at once."""
+    max_scheduled_bytes: int = 1_048_576
+    """How large the contents of one user's scheduled events may be together."""
+
+
+@dataclass(frozen=True)
 class LimitsSection:
     live_rooms_bytes: int = 268_435_456
     """Memory for rooms in use; the least recently used go first."""
@@ -179,6 +190,9 @@ class LimitsSection:
     """Longer long polls are shortened to this."""
     max_to_device_messages: int = 100
     """To-device messages in one sync response."""
+    inbound_federation_bytes: int = 134_217_728
+    """Of transactions of other servers, all together, that are being worked through. Whoever would
+    go beyond it, or hold more than is left, is told to send again."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +217,7 @@ class Config:
     presence: PresenceSection = PresenceSection()
     appservices: AppserviceSection = AppserviceSection()
     media: MediaSection = MediaSection()
+    delayed_events: DelayedEventsSection = DelayedEventsSection()
     limits: LimitsSection = LimitsSection()
     logging: LoggingSection = LoggingSection()
     directory: Path = field(default=Path(), metadata={"decoded": False})
@@ -254,6 +269,9 @@ def _refuse_unsafe(file: Path, config: Config) -> None:
         )
     if config.media.remote_cache_bytes < config.media.max_remote_bytes:
         problems.append("media.remote_cache_bytes must be at least media.max_remote_bytes")
+    delayed = config.delayed_events
+    if min(delayed.max_delay_ms, delayed.max_scheduled, delayed.max_scheduled_bytes) < 0:
+        problems.append("delayed_events: no limit can be negative")
     if config.database.threads < 1:
         problems.append("database.threads must be at least 1")
     if config.listen.trust_forwarded_headers and config.listen.address not in (

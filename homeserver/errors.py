@@ -5,8 +5,8 @@ spec: client-server-api/#standard-error-response, v1.19
     MatrixError(status, errcode, message, extra)     what a client or server is told
     ├─ BadRequest: NotJSON · BadJSON · MissingParam · InvalidParam · TooLarge
     ├─ Unauthorized: MissingToken · UnknownToken(soft_logout)
-    ├─ Forbidden            ├─ NotFound          ├─ Conflict: UserInUse · RoomInUse
-    ├─ LimitExceeded(retry_after_ms)             ├─ Unrecognized
+    ├─ Forbidden: PolicyRefused                  ├─ Conflict: UserInUse · RoomInUse
+    ├─ LimitExceeded(retry_after_ms)             ├─ NotFound: Unrecognized
     ├─ InteractiveAuthRequired(body)             ├─ ServiceUnavailable(retry_after_ms)
     └─ ServersFailed
     storage: DatabaseUnavailable · ConstraintViolated(name)
@@ -98,6 +98,10 @@ class InteractiveAuthRequired(Unauthorized):
 class Forbidden(MatrixError):
     status = 403
     errcode = "M_FORBIDDEN"
+
+
+class PolicyRefused(Forbidden):
+    """A room's policy server has answered, and not signed an event; with its own words."""
 
 
 class NotFound(MatrixError):

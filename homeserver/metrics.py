@@ -45,6 +45,11 @@ BACKGROUND_FAILURES = Counter(
 APPSERVICE_TRANSACTIONS = Counter(
     "countersign_appservice_transactions_total", "Appservice transactions by outcome", ["outcome"]
 )
+DELAYED_EVENTS = Counter(
+    "countersign_delayed_events_total",
+    "What became of delayed events: sent, cancelled, failed; retried: tried again later",
+    ["outcome"],
+)
 FEDERATION_FAILING = Gauge(
     "countersign_federation_failing_servers_count", "Other servers that could not be told last time"
 )
@@ -70,4 +75,12 @@ INBOUND_EVENTS = Counter(
     "countersign_federation_inbound_events_total",
     "Events in transactions of other servers: accepted or refused",
     ["outcome"],
+)
+INBOUND_HELD_BYTES = Gauge(
+    "countersign_federation_inbound_held_bytes",
+    "Of transactions of other servers that are being worked through",
+)
+DROPPED_MESSAGES = Counter(
+    "countersign_federation_dropped_messages_total",
+    "Messages to devices that waited too long for another server, or were too many",
 )

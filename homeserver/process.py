@@ -95,6 +95,17 @@ class OwnDatabase:
             logger.error("%s", error)  # noqa: TRY400 - the message says what to do
 
 
+class FromThreads:
+    """The reactor as its threads know it: a call goes to its loop. Twisted would set a timer."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop  # noqa: SLF001 - see above
+        self.callLater = reactor.callLater
+
+    def callFromThread(self, call: Callable[..., object], *args: object) -> None:  # noqa: N802 - Twisted's name
+        self._loop.call_soon_threadsafe(call, *args)
+
+
 def run_server(
     config: Config,
     own: OwnDatabase,
@@ -119,7 +130,7 @@ def run_server(
             reactor.stop()
 
     database = ThreadedDatabase(
-        reactor,
+        FromThreads(),
         own.url,
         threads=config.database.threads,
         urgent=_URGENT_READS,

@@ -14,6 +14,7 @@ from homeserver.api.admin.shared_secret_registration import SharedSecretRegistra
 from homeserver.api.client.account import AccountAPI
 from homeserver.api.client.account_data import AccountDataAPI
 from homeserver.api.client.appservices import AppservicesAPI
+from homeserver.api.client.delayed_events import DelayedEventsAPI
 from homeserver.api.client.devices import DevicesAPI
 from homeserver.api.client.e2e_keys import E2EKeysAPI
 from homeserver.api.client.event_context import EventContextAPI
@@ -90,11 +91,15 @@ from homeserver.services.appservices import Appservices
 from homeserver.services.bounded_threads import BoundedThreads
 from homeserver.services.client_events import ClientEvents
 from homeserver.services.cross_signing import CrossSigning
+from homeserver.services.delayed_events import DelayedEvents, Limits
+from homeserver.services.delayed_sending import DelayedSending
 from homeserver.services.device_lists import DeviceLists
 from homeserver.services.devices import Devices
 from homeserver.services.directory import Directory
 from homeserver.services.e2e_keys import E2EKeys, delete_for_devices
 from homeserver.services.event_context import EventContext
+from homeserver.services.federation.answer_turns import AnswerTurns
+from homeserver.services.federation.answered_joins import AnsweredJoins
 from homeserver.services.federation.authentication import ServerAuthentication
 from homeserver.services.federation.catch_up import CatchUp
 from homeserver.services.federation.destination import Services as FederationServices
@@ -102,10 +107,12 @@ from homeserver.services.federation.device_edus import DeviceEDUs
 from homeserver.services.federation.device_resync import DeviceResync
 from homeserver.services.federation.device_updates import DeviceUpdates
 from homeserver.services.federation.health import MEASURE_SECONDS, FederationHealth
+from homeserver.services.federation.inbound_budget import InboundBudget
 from homeserver.services.federation.inbound_edus import InboundEDUs
 from homeserver.services.federation.inbound_transactions import InboundTransactions
 from homeserver.services.federation.membership_templates import MembershipTemplates
 from homeserver.services.federation.partial_joins import PartialJoins
+from homeserver.services.federation.policy_servers import PolicyServers
 from homeserver.services.federation.presence_edus import REMIND_SECONDS, PresenceEDUs
 from homeserver.services.federation.receipt_edus import ReceiptEDUs
 from homeserver.services.federation.remote_devices import RemoteDevices
@@ -131,6 +138,8 @@ from homeserver.services.federation.transmission import Transmission
 from homeserver.services.federation.typing_edus import TypingEDUs
 from homeserver.services.filters import Filters
 from homeserver.services.ignored_users import IgnoredUsers
+from homeserver.services.invitations import Invitations
+from homeserver.services.invitees import Invitees
 from homeserver.services.media import Media
 from homeserver.services.media_files import MediaFiles
 from homeserver.services.media_local import LocalMedia
@@ -231,6 +240,7 @@ class Server:
     device_resync: DeviceResync
     presence_edus: PresenceEDUs
     partial_joins: PartialJoins
+    delayed_sending: DelayedSending
     notifier: Notifier[Committed]
     clock: Clock
 
@@ -273,6 +283,10 @@ class Server:
         )
         self.background.loop(
             "old transactions", self.transactions.delete_old, every_seconds=_HOUR_SECONDS
+        )
+        await self.delayed_sending.start()
+        self.background.loop(
+            "old delayed events", self.delayed_sending.delete_old, every_seconds=_HOUR_SECONDS
         )
         self.background.loop("old media", self.media_upkeep.delete_old, every_seconds=_HOUR_SECONDS)
 
@@ -346,8 +360,8 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     writer = ChangeWriter(server_name, database, push_groups)
     commit_loop = CommitLoop(writer, live_rooms, changes, user_rooms, notifier, background)
     transactions = SentTransactions(database, clock)
-    author = EventAuthor(live_rooms, commit_loop, dictionary, transactions, push_groups)
     own_server = OwnServer(server_name, signing_key, clock)
+    requests = FederationRequests(federation_client)
     remote_rooms = make_remote_rooms(
         own_server,
         database,
@@ -358,9 +372,12 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         states,
         background,
         server_keys.verify_event,
+        PolicyServers(requests, clock, background),
         threads,
     )
-    requests = FederationRequests(federation_client)
+    author = EventAuthor(
+        live_rooms, commit_loop, dictionary, transactions, push_groups, remote_rooms.policed
+    )
     remote_servers = RemoteServers(requests)
     room_guard = RoomGuard(live_rooms)
     catch_up = CatchUp(
@@ -400,6 +417,10 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         per_minute = config.rate_limits.login_per_minute
         rate_limits.take((name, f"login by {kind}"), per_minute / 60, max(1, int(per_minute)))
 
+    def count_delayed(user_id: str) -> None:
+        limits = config.rate_limits
+        rate_limits.take((user_id, "delayed event"), limits.per_second, limits.burst)
+
     def count_request(route: Route, requester: Requester | None, client_ip: str) -> None:
         if requester is not None:
             sessions.note_use(requester, client_ip)
@@ -425,10 +446,11 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     ui_auth = UIAuth(clock, randomness, accounts, registration_tokens)
     device_lists = DeviceLists(database, streams, notifier, background, user_rooms, live_rooms)
-    shared_rooms = SharedRooms(server_name, user_rooms, live_rooms, remote_rooms.partial_rooms)
+    shared_rooms = SharedRooms(server_name, user_rooms, live_rooms)
     device_updates = DeviceUpdates(database, shared_rooms, federation_sender, background, clock)
     device_lists.subscribe(device_updates.note_changed)
     notifier.subscribe(device_updates.note_committed)
+    remote_rooms.partial_rooms.subscribe(device_updates.note_newcomers)
     remote_devices = RemoteDevices(database, device_lists, shared_rooms, requests, background)
     device_resync = DeviceResync(remote_devices, live_rooms, background, clock, randomness)
     notifier.subscribe(device_resync.note_committed)
@@ -450,11 +472,20 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         propagate=propagation.update,
         fetch_remote=RemoteProfiles(requests, clock).fetch,
     )
-    access = RoomAccess(database, live_rooms, user_rooms)
+    access = RoomAccess(database, live_rooms, user_rooms, remote_rooms.partial_rooms)
     sight = Sight(database, states, dictionary)
-    client_events = ClientEvents(database, live_rooms, sight, transactions)
+    delayed_limits = Limits(
+        config.delayed_events.max_delay_ms,
+        config.delayed_events.max_scheduled,
+        config.delayed_events.max_scheduled_bytes,
+        count_delayed,
+    )
+    client_events = ClientEvents(
+        database, live_rooms, sight, transactions, tells_delays=delayed_limits.allow_any
+    )
     account_data = AccountData(database, account_data_feed, push_rules)
     ignored_users = IgnoredUsers(account_data, account_data_feed)
+    invitees = Invitees(accounts, ignored_users)
     remote_history = RemoteHistory(
         server_name, remote_rooms, remote_servers, clock, randomness, background
     )
@@ -502,6 +533,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
                 "org.matrix.signing_key_update": device_edus.receive_signing_key_update,
             }
         ),
+        InboundBudget(config.limits.inbound_federation_bytes),
     )
     filters = Filters(database)
     room_state = RoomState(
@@ -509,6 +541,16 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     directory = Directory(database, live_rooms, user_rooms, access, server_name, requests)
     restricted_joins = RestrictedJoins(server_name, live_rooms)
+    answer_turns = AnswerTurns()
+    resident_membership = ResidentMembership(
+        server_name,
+        remote_rooms,
+        remote_servers,
+        room_guard,
+        restricted_joins,
+        invitees,
+        federation_sender,
+    )
     partial_joins = PartialJoins(
         remote_rooms, live_rooms, remote_servers, clock, randomness, background
     )
@@ -536,14 +578,21 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     openid = OpenID(database, clock, randomness, server_name)
     relations = Relations(database, access, timeline, ignored_users)
-    aggregations = Aggregations(database, live_rooms, ignored_users, client_events)
-    messages = Messages(author, access, timeline, relations, directory)
+    aggregations = Aggregations(database, live_rooms, sight, ignored_users, client_events)
+    invitations = Invitations(invitees, remote_membership)
+    messages = Messages(author, access, timeline, relations, directory, invitations)
+    delayed_sending = DelayedSending(database, clock, randomness, background, live_rooms, messages)
+    notifier.subscribe(delayed_sending.note_committed)
+    delayed_events = DelayedEvents(
+        database, clock, randomness, access, delayed_sending, delayed_limits
+    )
     origin = Origin(server_name, signing_key, clock, randomness)
     new_rooms = NewRooms(database, live_rooms, author, profiles, origin)
     creation = RoomCreation(
         new_rooms,
         profiles,
         membership,
+        invitees,
         server_name,
         default_version=config.server.default_room_version,
     )
@@ -637,26 +686,28 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             TransactionsAPI(inbound_transactions),
             EventsAPI(
                 ServedRooms(
-                    server_name, clock, room_guard, remote_rooms.served, remote_rooms.visibility
+                    server_name,
+                    clock,
+                    room_guard,
+                    remote_rooms.served,
+                    remote_rooms.visibility,
+                    answer_turns,
                 )
             ),
             FederationMembershipAPI(
-                ResidentMembership(
-                    server_name,
-                    remote_rooms,
-                    remote_servers,
-                    room_guard,
-                    restricted_joins,
-                    accounts,
-                    federation_sender,
-                )
+                resident_membership,
+                AnsweredJoins(resident_membership, remote_rooms.served, answer_turns),
             ),
             FederationMediaAPI(server_name, media, thumbnails, randomness),
             ServerVersionAPI(config.federation.delegated_name),
             VersionsAPI(
                 public_base_url=config.server.public_base_url,
                 default_room_version=config.server.default_room_version,
-                unstable_features={"org.matrix.simplified_msc3575": True},
+                unstable_features={
+                    "org.matrix.simplified_msc3575": True,
+                    **({"org.matrix.msc4140": True} if delayed_limits.allow_any else {}),
+                },
+                unstable_capabilities=delayed_events.capabilities(),
             ),
             RegistrationAPI(
                 accounts,
@@ -668,16 +719,17 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             ),
             LoginAPI(accounts, sessions, devices),
             ProfilesAPI(profiles),
-            RoomsAPI(creation, upgrades, directory),
+            RoomsAPI(creation, upgrades, directory, messages),
             PublicRoomsAPI(public_rooms, RemoteDirectory(requests), server_name),
             SpacesAPI(spaces, directory),
             OpenIDAPI(openid),
-            MembershipAPI(membership, directory),
-            MessagesAPI(messages),
+            MembershipAPI(membership, directory, invitees),
+            MessagesAPI(messages, delayed_events),
+            DelayedEventsAPI(delayed_events),
             TimelineAPI(timeline, room_state, aggregations),
             RelationsAPI(
                 relations,
-                RoomThreads(database, access, timeline, ignored_users),
+                RoomThreads(database, access, timeline, sight, ignored_users),
                 aggregations,
             ),
             EventContextAPI(
@@ -768,6 +820,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         device_resync=device_resync,
         presence_edus=presence_edus,
         partial_joins=partial_joins,
+        delayed_sending=delayed_sending,
         notifier=notifier,
         clock=clock,
     )

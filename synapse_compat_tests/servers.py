@@ -137,7 +137,9 @@ def make_synapse(
     return Server(SYNAPSE, address, _process(command, address, folder), folder, appservice)
 
 
-def make_ours(folder: Path, address: str, authority: Authority) -> Server:
+def make_ours(
+    folder: Path, address: str, authority: Authority, *, federation_listener: int = FEDERATION_PORT
+) -> Server:
     folder.mkdir()
     appservice = AppService(folder, address)
     certificate, key = authority.issue(folder, address)
@@ -146,7 +148,7 @@ def make_ours(folder: Path, address: str, authority: Authority) -> Server:
         "server": {"name": f"{address}:{FEDERATION_PORT}"},
         "listen": {"address": address, "port": CLIENT_PORT},
         "federation": {
-            "tls_port": FEDERATION_PORT,
+            "tls_port": federation_listener,
             "tls_address": address,
             "tls_certificate_file": str(certificate),
             "tls_key_file": str(key),

@@ -20,12 +20,14 @@ class InlineDatabase:
     `fail_at` makes the n-th SQL statement from now raise, to test all-or-nothing.
     `lose_next_answer` makes the next transaction that writes an event commit and then look as if
     the connection had been lost; with `fail_at_after_loss` the next statement fails too.
+    `fail_on` makes each statement raise that has this text in it.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.statements: list[str] = []
         self.fail_at: int | None = None
+        self.fail_on: str | None = None
         self.lose_next_answer = False
         self.fail_at_after_loss = False
 
@@ -36,6 +38,7 @@ class InlineDatabase:
             with self._connection.cursor() as cursor:
                 cursor.execute("SAVEPOINT one")
                 try:
+                    # Each statement goes out by itself: a fault can be at any of them.
                     result = function(Txn(_Counted(cursor, self)), *args, **kwargs)
                     cursor.execute("RELEASE one")
                 except BaseException:
@@ -64,15 +67,25 @@ class _Counted:
         self._cursor = cursor
         self._database = database
 
-    def execute(self, sql: object, values: object = ()) -> None:
+    def execute(self, sql: object, values: object = None) -> None:
+        self._count(sql)
+        self._cursor.execute(sql, values)  # type: ignore[attr-defined]  # a psycopg2 cursor
+
+    def copy_expert(self, sql: str, rows: object) -> None:
+        self._count(sql)
+        self._cursor.copy_expert(sql, rows)  # type: ignore[attr-defined]  # a psycopg2 cursor
+
+    def _count(self, sql: object) -> None:
         database = self._database
-        database.statements.append(str(sql))
+        text = sql.decode() if isinstance(sql, bytes) else str(sql)
+        database.statements.append(text)
+        if database.fail_on is not None and database.fail_on in text:
+            raise psycopg2.OperationalError("injected failure")
         if database.fail_at is not None:
             database.fail_at -= 1
             if database.fail_at <= 0:
                 database.fail_at = None
                 raise psycopg2.OperationalError("injected failure")
-        self._cursor.execute(sql, values)  # type: ignore[attr-defined]  # a psycopg2 cursor
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._cursor, name)

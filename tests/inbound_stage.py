@@ -10,6 +10,7 @@ from homeserver.core.errors import SignatureInvalid
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.core.json_types import JsonObject
+from homeserver.core.policy_servers import PolicyServer
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.live_rooms import LiveRoom
@@ -63,6 +64,11 @@ class StageThreads(InlineThreads):
             self._held.pop(0).callback(None)
 
 
+class NobodyPolices:
+    async def sign(self, server: PolicyServer, event: Event) -> str:
+        raise AssertionError(f"{server.name} is asked to sign {event}")
+
+
 class Stage:
     """`alice` has made a public room; `remote` knows all of it."""
 
@@ -97,6 +103,7 @@ class Stage:
             server.states,
             server.background,
             verified,
+            NobodyPolices(),
             self.threads,
         )
 

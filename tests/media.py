@@ -1,5 +1,6 @@
 """Pictures and multipart bodies for the tests of media."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -8,7 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from tests.homeserver import Homeserver, Reply, User
+from homeserver.config import MediaSection
+from tests.database import InlineDatabase
+from tests.homeserver import DEFAULT_CONFIG, Homeserver, Reply, User
 
 UPLOAD = "/_matrix/media/v3/upload"
 CREATE = "/_matrix/media/v1/create"
@@ -16,6 +19,14 @@ DOWNLOAD = "/_matrix/client/v1/media/download"
 THUMBNAIL = "/_matrix/client/v1/media/thumbnail"
 OLD_DOWNLOAD = "/_matrix/media/v3/download"
 OLD_THUMBNAIL = "/_matrix/media/v3/thumbnail"
+
+LIMITS = MediaSection(max_upload_bytes=20_000_000, max_user_bytes=30_000_000, max_pending_uploads=3)
+
+
+def start(database: InlineDatabase, folder: Path, **sections: Any) -> Homeserver:
+    """Start a server whose data are in the folder; `sections` of its configuration."""
+    sections = {"media": LIMITS, **sections}
+    return Homeserver(database, dataclasses.replace(DEFAULT_CONFIG, directory=folder, **sections))
 
 
 def picture(

@@ -19,7 +19,7 @@ from homeserver.engine.remote_rooms import RemoteRooms, make_remote_rooms
 from homeserver.engine.remote_server import RemoteServer
 from homeserver.services.passwords import InlineThreads
 from tests.homeserver import Homeserver, User
-from tests.inbound_stage import OWN_KEYS, result_of, verified
+from tests.inbound_stage import OWN_KEYS, NobodyPolices, result_of, verified
 from tests.simulated_server import SimulatedServer, key_of
 
 
@@ -80,6 +80,7 @@ class RemoteStage:
             server.states,
             server.background,
             verified,
+            NobodyPolices(),
             InlineThreads(),
         )
 

@@ -32,6 +32,7 @@ from homeserver.transport.federation_client import (
     ErrorAnswer,
     FederationClient,
     parse_answer,
+    request_json,
 )
 from homeserver.transport.outbound import Cause, RequestFailed
 from homeserver.transport.server_discovery import (
@@ -262,7 +263,8 @@ class FederationCheck:
 
     async def _ask_version(self, server: ServerName) -> bool:
         try:
-            answer = await self._with.client.request_json(
+            answer = await request_json(
+                self._with.client,
                 "GET",
                 server,
                 "/_matrix/federation/v1/version",
@@ -333,7 +335,8 @@ class FederationCheck:
     async def _ask_signed(self, server: ServerName) -> None:
         step = "signed"
         try:
-            await self._with.client.request_json(
+            await request_json(
+                self._with.client,
                 "GET",
                 server,
                 "/_matrix/federation/v1/query/profile",

@@ -79,6 +79,11 @@ def destination_lines(one: JsonObject, now_ms: int) -> Iterator[str]:
     success = one.get("last_success_ts")
     if isinstance(success, int):
         yield f"    last told {duration(now_ms - success)} ago"
+    dropped = one.get("dropped_ts")
+    if isinstance(dropped, int):
+        what = f"{_counted(one['dropped_messages'], 'message')} to devices"
+        yield f"    dropped   {what}, the last {duration(now_ms - dropped)} ago: too many, or too"
+        yield "              long. Its users may be unable to read some of what was encrypted then"
     if one["dead_letters"]:
         yield f"    refused   {one['dead_letters']} items that it would not take, put aside"
     for item in _objects(one.get("refused_items"))[:_MAX_REFUSED]:

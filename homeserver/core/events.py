@@ -73,6 +73,7 @@ MAX_KEY_BYTES = 255
 MAX_PREV_EVENTS = 20
 MAX_AUTH_EVENTS = 10
 _MAX_INT64 = 2**63 - 1
+_NOT_HASHED = frozenset({"hashes", "signatures", "unsigned"})
 
 
 class Event:
@@ -235,10 +236,7 @@ def redact_event(event: Event) -> Event:
 
 def compute_content_hash(version: RoomVersion, pdu: JsonObject) -> str:
     """Return the SHA-256 of all but `hashes`, `signatures` and `unsigned`, in unpadded base64."""
-    covered = {
-        key: value for key, value in pdu.items() if key not in {"hashes", "signatures", "unsigned"}
-    }
-    return encode_base64(hashlib.sha256(_encode(version, covered)).digest())
+    return encode_base64(hashlib.sha256(_encode(version, _hashed_part(pdu))).digest())
 
 
 def check_content_hash(event: Event) -> bool:
@@ -249,7 +247,12 @@ def check_content_hash(event: Event) -> bool:
         claimed_hash = decode_base64(claimed) if isinstance(claimed, str) else b""
     except ValueError:
         return False
-    return claimed_hash == decode_base64(compute_content_hash(event.room_version, event.pdu))
+    hashed = _encode_part(event.room_version, _hashed_part(event.pdu))
+    return claimed_hash == hashlib.sha256(hashed).digest()
+
+
+def _hashed_part(pdu: JsonObject) -> JsonObject:
+    return {key: pdu[key] for key in pdu if key not in _NOT_HASHED}
 
 
 def check_event_signature(event: Event, server_name: str, key_id: str, verify_key: str) -> None:

@@ -65,7 +65,7 @@ class EventFilter:
         )
 
     def clamp_limit(self, default: int, maximum: int) -> int:
-        return min(self.limit or default, maximum)
+        return min(default if self.limit is None else self.limit, maximum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +211,10 @@ def _read_flag(body: JsonObject, key: str, where: str) -> bool:
 
 
 def _read_limit(body: JsonObject, where: str) -> int | None:
-    limit = body.get("limit", 1)
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise FilterInvalid(f"{where}.limit must be an integer greater than 0")
+    # COMPAT: clients that want no timeline ask for 0 events, which the specification does not know.
+    limit = body.get("limit", 0)
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise FilterInvalid(f"{where}.limit must be an integer that is not negative")
     return limit if "limit" in body else None
 
 

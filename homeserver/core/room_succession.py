@@ -31,6 +31,7 @@ TRANSFERRED_TYPES = (
     "m.room.guest_access",
     "m.room.history_visibility",
     "m.room.join_rules",
+    "m.room.policy",
 )
 """All with the empty state key; the power levels go over by `successor_levels`."""
 

@@ -82,8 +82,10 @@ class AuthorizingEvents:
         pool: Mapping[EventID, Event],
         wanted: Collection[EventID],
         limit: int = MAX_AUTH_CHAIN,
-    ) -> None:
+    ) -> dict[EventID, Node]:
         """Store those of the wanted events that are unknown, as outliers, with what they cite.
+
+        Returns what is stored of the wanted ones now, and of what they cite.
 
         1. Collect the unknown ones, from the pool or one by one from the server. What nobody
            cites but all depend on, m.room.create from version 12 on, is one of them.
@@ -124,6 +126,8 @@ class AuthorizingEvents:
                 outliers.append(Outlier(event, event.event_id in rejected))
             for node in await self._write(room, outliers, numbers):
                 numbers[node.event.event_id] = node.event_nid
+                known[node.event.event_id] = node
+        return known
 
     async def _fetch(self, room: LiveRoom, source: RemoteServer, event_id: EventID) -> Event | None:
         try:

@@ -16,6 +16,7 @@ from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.event_placing import EventPlacing, Outcome
 from homeserver.engine.missing_events import parents_first
 from homeserver.engine.pdu_checks import PDUChecks
+from homeserver.engine.policy_checks import Opinion, PolicyChecks
 from homeserver.engine.remote_server import CountedServer, RemoteFailure, RemoteServer
 from homeserver.engine.room_writer import RoomWriter
 from homeserver.storage import served_events
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 MAX_EVENTS = 100
 _MAX_REQUESTS = 20
 """What the source may be asked for besides the history itself."""
-_MAX_EDGE = 20
+MAX_EDGE = 20
+"""So many gaps are asked about at once."""
 _MAX_GAPS = 100
 DEEPEST = 2**63 - 1
 
@@ -42,10 +44,16 @@ class Gap:
 
 class Backfill:
     def __init__(
-        self, database: Database, checks: PDUChecks, placing: EventPlacing, writer: RoomWriter
+        self,
+        database: Database,
+        checks: PDUChecks,
+        policy: PolicyChecks,
+        placing: EventPlacing,
+        writer: RoomWriter,
     ) -> None:
         self._db = database
         self._checks = checks
+        self._policy = policy
         self._placing = placing
         self._writer = writer
 
@@ -68,7 +76,7 @@ class Backfill:
         """Fetch what came before some events; return how many are new. Raises RemoteFailure."""
         if not edge:
             return 0
-        pdus = await source.backfill(room_id, edge[:_MAX_EDGE], limit)
+        pdus = await source.backfill(room_id, edge[:MAX_EDGE], limit)
         return await self.take_in(room_id, source, pdus)
 
     async def take_in(
@@ -77,17 +85,23 @@ class Backfill:
         """Store what another server has told of a room's history; return how many are new.
 
         1. Signatures and hashes are checked.
-        2. Oldest first: of those whose parents are unknown, the source says what the state was.
-        3. Nothing else depends on those that cannot be decided: they are left out.
+        2. A policy server of the room is asked about each; what it says nothing of is left out.
+        3. Oldest first: of those whose parents are unknown, the source says what the state was.
+        4. Nothing else depends on those that cannot be decided: they are left out.
         """
         room = await self._writer.find_room(room_id)
         events = await self._checks.check_all(room, pdus, MAX_EVENTS)  # 1
         counted = CountedServer(source, _MAX_REQUESTS)
         count = 0
-        for event in parents_first(events):  # 2
+        for judged in await self._policy.judge(room, parents_first(events)):  # 2
+            if judged.opinion is Opinion.UNKNOWN:
+                continue
+            event, is_unwanted = judged.event, judged.opinion is Opinion.REFUSED
             try:
-                outcome = await self._placing.place(room_id, counted, event, is_history=True)
-            except (MissingEvent, RemoteFailure, TooFarToWalk) as error:  # 3
+                outcome = await self._placing.place(  # 3
+                    room_id, counted, event, is_history=True, is_unwanted=is_unwanted
+                )
+            except (MissingEvent, RemoteFailure, TooFarToWalk) as error:  # 4
                 logger.info("History not decided event=%s: %s", event.event_id, error)
             else:
                 count += outcome is not Outcome.KNOWN

@@ -15,6 +15,7 @@ from homeserver.storage import (
     client_transactions,
     event_graph,
     events,
+    introductions,
     memberships,
     notifications,
     out_of_band,
@@ -25,6 +26,7 @@ from homeserver.storage import (
     state_segments,
 )
 from homeserver.storage.database import Database
+from homeserver.storage.introductions import NewIntroduction
 from homeserver.storage.outgoing_events import OutgoingEvent
 from homeserver.storage.query import Txn
 
@@ -88,6 +90,9 @@ def _write_txn(txn: Txn, server_name: ServerName, changes: Sequence[RoomChange])
     memberships.upsert_memberships(
         txn, [row for change in changes for row in change.membership_rows]
     )
+    introductions.insert_introductions(
+        txn, [row for change in changes for row in _list_introductions(change, server_name)]
+    )
     relations.insert_relations(txn, [row for change in changes for row in change.relation_rows])
     client_transactions.insert_transactions(
         txn, [row for change in changes for row in change.transactions]
@@ -116,6 +121,27 @@ def _list_outgoing(change: RoomChange, server_name: ServerName) -> list[Outgoing
     ]
 
 
+def _list_introductions(change: RoomChange, server_name: ServerName) -> list[NewIntroduction]:
+    """Return whom servers of the room may have to hear of: our users who come into it, and what
+    the change says itself.
+    """
+    came = {
+        each.event_nid
+        for each in change.new_events
+        if each.type == MEMBER
+        and each.event.membership == "join"
+        and server_name_of(each.state_key or "") == server_name
+        and (each.replaced is None or each.replaced.membership != "join")
+    }
+    if not came or not (change.received.joined or change.room.list_servers() - {server_name}):
+        return change.received.introductions
+    return change.received.introductions + [
+        NewIntroduction(row.user_nid, row.room_nid, None)
+        for row in change.membership_rows
+        if row.event_nid in came
+    ]
+
+
 def _is_about_remote_user(event: TimelineEvent, server_name: ServerName) -> bool:
     return event.type == MEMBER and server_name_of(event.state_key or "") != server_name
 
@@ -136,5 +162,5 @@ def _write_received(txn: Txn, rows: ReceivedRows) -> None:
             partial_state.delete_partial_room(txn, joined.room_nid)
         else:
             partial_state.insert_partial_room(txn, joined.room_nid, joined.join_nid, joined.servers)
-    for room_nid in rows.completed:
-        partial_state.delete_partial_room(txn, room_nid)
+    for room_nid, whole_nid in rows.whole:
+        partial_state.update_whole(txn, room_nid, whole_nid)

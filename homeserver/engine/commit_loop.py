@@ -211,7 +211,7 @@ class CommitLoop:
             if change.shown_up_to:
                 keys.add(room.room_id)
             for user_id, member in change.members.items():
-                self._user_rooms.changed(user_id, room.room_id, room.room_nid, member)
+                self._user_rooms.changed(user_id, room, member)
                 keys.add(user_id)
             self._user_rooms.room_moved(room.room_nid, room.last_event)
             told += [Committed(room.room_id, found) for found in change.new_events]

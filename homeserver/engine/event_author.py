@@ -14,6 +14,8 @@ from homeserver.engine.commit_loop import CommitLoop
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.not_loaded import NotLoaded
+from homeserver.engine.policed_events import PolicedEvents
+from homeserver.engine.policy_checks import policy_server_of
 from homeserver.engine.push_groups import PushGroups
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.sent_transactions import SentTransactions
@@ -22,6 +24,8 @@ from homeserver.errors import BadJSON, Forbidden, NotFound, ServiceUnavailable, 
 
 _MAX_TRIES = 10
 _MAX_NAME_BYTES = 255
+_MALFORMED = frozenset({"power_levels.type", "power_levels.users"})
+"""Rules that an event breaks whoever sends it."""
 
 
 class EventAuthor:
@@ -32,12 +36,14 @@ class EventAuthor:
         dictionary: Dictionary,
         transactions: SentTransactions,
         push_groups: PushGroups,
+        policed: PolicedEvents,
     ) -> None:
         self._live_rooms = live_rooms
         self._commit_loop = commit_loop
         self._dictionary = dictionary
         self._transactions = transactions
         self._push_groups = push_groups
+        self._policed = policed
 
     async def send(
         self,
@@ -71,18 +77,29 @@ class EventAuthor:
     async def send_all(
         self, room_id: RoomID, templates: Sequence[EventTemplate]
     ) -> list[TimelineEvent]:
-        """Commit several events of one room together, all or none. Raises as `send`."""
+        """Commit several events of one room together, all or none. Raises as `send`.
+
+        Where a policy server must sign them, they are committed one after another, up to the first
+        that it refuses.
+        """
         for template in templates:
-            _check_names(template)
+            check_names(template.type, template.state_key, template.txn_id)
         try:
             for _ in range(_MAX_TRIES):  # 4
                 room = await self._find_room(room_id)  # 2
+                is_policed = policy_server_of(room) is not None
+                if is_policed and len(templates) > 1:
+                    return [(await self.send_all(room_id, [one]))[0] for one in templates]
                 await self._prepare(room, templates)  # 3
                 try:
+                    if is_policed:
+                        return [await self._policed.send(room_id, one) for one in templates]
                     return await self._commit_loop.submit(room_id, templates)
                 except NotLoaded as missing:
                     await self._load(room_id, missing)
         except EventRejected as error:
+            if error.rule in _MALFORMED:
+                raise BadJSON(error.reason) from error
             raise Forbidden(error.reason) from error
         except EventMalformed as error:
             if "bytes" in str(error):
@@ -129,9 +146,9 @@ class EventAuthor:
                 await self._live_rooms.load_members(room, [missing.user])
 
 
-def _check_names(template: EventTemplate) -> None:
+def check_names(event_type: str, state_key: str | None, txn_id: str | None) -> None:
     """Refuse what the tables of names cannot hold. Raises BadJSON, TooLarge."""
-    for name in (template.type, template.state_key or "", template.txn_id or ""):
+    for name in (event_type, state_key or "", txn_id or ""):
         if "\x00" in name:
             raise BadJSON("NUL is not possible in an event's type, state key or transaction id")
         if len(name.encode()) > _MAX_NAME_BYTES:

@@ -14,6 +14,7 @@ from homeserver.core.errors import EventRejected, MissingEvent
 from homeserver.core.event_auth import check_event_auth, may_apply_redaction
 from homeserver.core.events import Event
 from homeserver.core.identifiers import RoomID
+from homeserver.core.power_levels import PowerLevels, power_levels_of
 from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.event_graph import EventGraph, Node
@@ -27,8 +28,8 @@ from homeserver.engine.received_events import (
     Taken,
     add_members,
 )
-from homeserver.engine.remote_server import RemoteFailure, RemoteServer
-from homeserver.engine.room_change import RoomChange
+from homeserver.engine.remote_server import CountedServer, RemoteFailure, RemoteServer
+from homeserver.engine.room_change import EventTemplate, RoomChange
 from homeserver.engine.room_writer import RoomWriter
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_MOVES = 50
 _MAX_HIDDEN_PARENTS = 500
+_NOBODY = CountedServer(None, 0)
 
 
 class Outcome(Enum):
@@ -68,11 +70,18 @@ class EventPlacing:
         self._writer = writer
 
     async def place(
-        self, room_id: RoomID, source: RemoteServer, event: Event, *, is_history: bool = False
+        self,
+        room_id: RoomID,
+        source: RemoteServer,
+        event: Event,
+        *,
+        is_history: bool = False,
+        is_unwanted: bool = False,
     ) -> Outcome:
         """Check and store an event that has passed the checks 1 to 3.
 
-        is_history  it is old, see `ReceivedEvent`: check 6 is not for it
+        is_history   it is old, see `ReceivedEvent`: check 6 is not for it
+        is_unwanted  what check 7 has found: the room's policy server has not signed it
         Raises RemoteFailure, MissingEvent, TooFarToWalk when it cannot be decided now.
         """
         for _ in range(_MAX_MOVES):
@@ -81,7 +90,9 @@ class EventPlacing:
             known = (await self._graph.load(room, [event.event_id])).get(event.event_id)
             if known is not None and not known.is_outlier:
                 return Outcome.KNOWN
-            received = await self._prepare(room, source, event, is_history=is_history)
+            received = await self._prepare(
+                room, source, event, is_history=is_history, is_unwanted=is_unwanted
+            )
             children = await self._graph.list_waiting_children(room, event.event_id)
             try:
                 taken = await self._write(room, [received])
@@ -91,6 +102,28 @@ class EventPlacing:
                 numbers = (*child.prev_events, taken[0].node.event_nid)
                 self._graph.add(room, replace(child, prev_events=numbers))
             return _outcome(taken[0])
+        raise ServiceUnavailable("The room moves too fast", retry_after_ms=2000)
+
+    async def place_own(
+        self, room_id: RoomID, event: Event, template: EventTemplate
+    ) -> TimelineEvent:
+        """Store an event that was made here, upon what were the room's extremities then.
+
+        Raises EventRejected when the room has moved on such that it must be made again.
+        """
+        for _ in range(_MAX_MOVES):
+            room = await self._writer.find_room(room_id)
+            self._graph.make_space(room)
+            if await self._graph.is_any_known(room, [event.event_id]):
+                raise EventRejected("own.known", "the same event is there already")
+            received = await self._prepare(room, _NOBODY, event)
+            if received.is_rejected:
+                raise EventRejected("own.moved", "the room does not allow this any more")
+            try:
+                taken = await self._write(room, [replace(received, template=template)])
+            except Moved:
+                continue
+            return taken[0].event
         raise ServiceUnavailable("The room moves too fast", retry_after_ms=2000)
 
     async def place_run(
@@ -164,7 +197,8 @@ class EventPlacing:
         source: RemoteServer,
         event: Event,
         *,
-        is_history: bool,
+        is_history: bool = False,
+        is_unwanted: bool = False,
     ) -> ReceivedEvent:
         """Decide all that follows from the graph.
 
@@ -176,11 +210,14 @@ class EventPlacing:
         parents = [node for node in nodes.values() if not node.is_outlier]
         missing = await self._missing.list_unknown(room, event.prev_events)
         before = None
-        if is_history or not _follows_tips(room, event):  # 5
+        if is_history or is_unwanted or not _follows_tips(room, event):  # 5
             before = await self._state_before(room, source, event, parents)
         if allowed and before is not None:
             allowed = await self._is_allowed(room, event, before, cited)
-        redacted, target_is_unknown = await self._find_redacted(room, event)
+        levels = room.power_levels
+        if event.redacts is not None and allowed and is_history and before is not None:
+            levels = await self._levels(room, before, event)
+        redacted, target_is_unknown = await self._find_redacted(room, event, levels)
         # Only now: it may have come meanwhile, in the state that a server gave for a parent of it.
         outlier = (await self._graph.load(room, [event.event_id])).get(event.event_id)
         return ReceivedEvent(
@@ -197,6 +234,7 @@ class EventPlacing:
             target_is_unknown=target_is_unknown,
             redaction=await self._find_redaction(room, event),
             is_history=is_history,
+            is_unwanted=is_unwanted,
         )
 
     async def _check_auth_events(
@@ -252,8 +290,13 @@ class EventPlacing:
             pending = [node for node in found.values() if node.is_hidden]
         return covered
 
+    async def _levels(self, room: LiveRoom, before: Snapshot, redaction: Event) -> PowerLevels:
+        """Return what counted when an event was redacted: its sender may have lost it since."""
+        auth = await self._state_at.load_authorizing(room, before.state, redaction)
+        return power_levels_of(room.version, auth)
+
     async def _find_redacted(
-        self, room: LiveRoom, event: Event
+        self, room: LiveRoom, event: Event, levels: PowerLevels
     ) -> tuple[TimelineEvent | None, bool]:
         """Return what an m.room.redaction redacts, and whether that has yet to be seen."""
         if event.redacts is None:
@@ -261,14 +304,16 @@ class EventPlacing:
         target = (await self._graph.load(room, [event.redacts])).get(event.redacts)
         if target is None:
             return None, True
-        if not may_apply_redaction(event, target.event, room.power_levels):
+        if not may_apply_redaction(event, target.event, levels):
             return None, False
         await self._state_at.load(room, Wanted(timeline=[target.event_nid]))
         return room.awaited.get(target.event_nid), False
 
     async def _find_redaction(self, room: LiveRoom, event: Event) -> Node | None:
         for redaction in await self._graph.list_waiting_redactions(room, event.event_id):
-            if may_apply_redaction(redaction.event, event, room.power_levels):
+            before = await self._state_at.after(room, redaction)  # it is no state itself
+            levels = await self._levels(room, before, redaction.event)
+            if may_apply_redaction(redaction.event, event, levels):
                 return redaction
         return None
 

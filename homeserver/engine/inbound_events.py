@@ -4,30 +4,36 @@ spec: server-server-api/#checks-performed-on-receipt-of-a-pdu, #rejection, #soft
 
 1 format, 2 signatures, 3 content hash (`pdu_checks`); 4 the auth events allow it
 (`authorizing_events`); 5 the state before it allows it (`event_placing`, over gaps
-`missing_events`); 6 the current state allows it (`received_events`, in the commit loop).
-Step 7, a policy server's opinion, is not asked for.
+`missing_events`); 6 the current state allows it (`received_events`, in the commit loop); 7 the
+room's policy server has signed it (`policy_checks`, asked before the room's queue).
 
 Invariants: a room's events are processed one after another; the answer comes after the commit; a
-rejected or soft-failed event is never shown and never built upon.
+rejected or soft-failed event is never shown and never built upon. No server is waited for in the
+queue: events of which something is missing step aside until their server has answered, and those
+of others go on.
 """
 
 import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.background import Background
 from homeserver.core.errors import MissingEvent
 from homeserver.core.events import Event
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.event_placing import EventPlacing, Outcome
+from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.missing_events import MissingEvents
 from homeserver.engine.pdu_checks import PDUChecks
-from homeserver.engine.remote_server import CountedServer, RemoteFailure, RemoteServer
+from homeserver.engine.policy_checks import Judged, Opinion, PolicyChecks, policy_server_of
+from homeserver.engine.recorded_server import RecordedServer, Unanswered
+from homeserver.engine.remote_server import RemoteFailure, RemoteServer
 from homeserver.engine.room_writer import RoomWriter
 from homeserver.errors import NotFound, ServiceUnavailable
 
@@ -46,9 +52,40 @@ class CannotDecide(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Arrival:
-    source: RemoteServer
+    source: RecordedServer
     event: Event
+    is_unwanted: bool = False
+    is_alone: bool = False
+    """It is not placed together with those after it."""
+    judged: dict[EventID, Judged] = field(default_factory=dict)
+    """What the policy server says of events between it and what is known."""
     answer: Deferred[Outcome] = field(default_factory=Deferred)
+
+    def succeed(self, outcome: Outcome) -> None:
+        if not self.answer.called:
+            self.answer.callback(outcome)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.called:
+            self.answer.errback(error)
+
+    def give_up(self) -> None:
+        if not self.answer.called:
+            self.answer.cancel()
+            self.answer.addErrback(lambda _: None)  # nobody may have come to await it
+
+
+_Lane = deque[_Arrival]
+"""Events that came together, in their order."""
+
+
+@dataclass(eq=False, slots=True)
+class _Queue:
+    lanes: deque[_Lane] = field(default_factory=deque)
+    """Those whose turn will come."""
+    waiting: int = 0
+    """Events in all lanes, also in those that have stepped aside."""
+    is_served: bool = False
 
 
 class InboundEvents:
@@ -58,14 +95,16 @@ class InboundEvents:
         missing: MissingEvents,
         placing: EventPlacing,
         writer: RoomWriter,
+        policy: PolicyChecks,
         background: Background,
     ) -> None:
         self._checks = checks
+        self._policy = policy
         self._missing = missing
         self._placing = placing
         self._writer = writer
         self._background = background
-        self._queues: dict[RoomID, deque[_Arrival]] = {}
+        self._queues: dict[RoomID, _Queue] = {}
 
     async def receive(self, source: RemoteServer, room_id: RoomID, pdu: JsonObject) -> Outcome:
         """Check one event and take it in. `source` is asked for what is missing.
@@ -75,7 +114,10 @@ class InboundEvents:
         """
         room = await self._writer.find_room(room_id)
         event = await self._checks.check(room, pdu)  # 1, 2, 3
-        return await self._enqueue(room_id, [_Arrival(source, event)])[0].answer
+        arrival = _Arrival(RecordedServer(source, _MAX_REQUESTS), event)
+        if policy_server_of(room) is not None:
+            await self._judge(room, [arrival])
+        return await self._enqueue(room_id, [arrival])[0].answer
 
     async def receive_all(
         self, source: RemoteServer, room_id: RoomID, pdus: Sequence[JsonObject]
@@ -90,10 +132,12 @@ class InboundEvents:
             return [unknown for _ in pdus]
         checked = await self._checks.check_each(room, pdus)
         arrivals = {
-            place: _Arrival(source, found)
+            place: _Arrival(RecordedServer(source, _MAX_REQUESTS), found)
             for place, found in enumerate(checked)
             if isinstance(found, Event)
         }
+        if policy_server_of(room) is not None:
+            await self._judge(room, list(arrivals.values()))
         try:
             self._enqueue(room_id, list(arrivals.values()))
         except ServiceUnavailable as error:
@@ -111,92 +155,158 @@ class InboundEvents:
                 answers.append(found)
         return answers
 
+    async def _judge(self, room: LiveRoom, arrivals: Sequence[_Arrival]) -> None:
+        judged = await self._policy.judge(room, [arrival.event for arrival in arrivals])
+        for arrival, found in zip(arrivals, judged, strict=True):
+            arrival.event = found.event
+            arrival.is_unwanted = found.opinion is not Opinion.RECOMMENDED
+            arrival.is_alone = arrival.is_unwanted
+
     def _enqueue(self, room_id: RoomID, arrivals: Sequence[_Arrival]) -> Sequence[_Arrival]:
+        if self._background.is_stopped:
+            raise ServiceUnavailable("The server is stopping", retry_after_ms=5000)
         queue = self._queues.get(room_id)
-        if queue is not None:
-            if len(queue) + len(arrivals) > _MAX_WAITING:
-                raise ServiceUnavailable("Too many events of this room wait", retry_after_ms=5000)
-            queue.extend(arrivals)
-        elif arrivals:
-            queue = self._queues[room_id] = deque(arrivals)
-            self._background.run("inbound events", self._drain(room_id, queue))
+        if queue is not None and queue.waiting + len(arrivals) > _MAX_WAITING:
+            raise ServiceUnavailable("Too many events of this room wait", retry_after_ms=5000)
+        if arrivals:
+            if queue is None:
+                queue = self._queues[room_id] = _Queue()
+            queue.waiting += len(arrivals)
+            self._line_up(room_id, queue, deque(arrivals))
         return arrivals
 
-    async def _drain(self, room_id: RoomID, queue: deque[_Arrival]) -> None:
-        run: list[_Arrival] = []
-        try:
-            while queue:
-                run = _take_run(queue)
-                if not await self._answer_run(room_id, run):
-                    for arrival in run:
-                        await self._answer(room_id, arrival)
-        finally:
-            del self._queues[room_id]
-            for waiting in (*queue, *run):
-                if not waiting.answer.called:
-                    waiting.answer.cancel()
-                    waiting.answer.addErrback(lambda _: None)  # nobody may have come to await it
+    def _line_up(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
+        queue.lanes.append(lane)
+        if not queue.is_served:
+            queue.is_served = True
+            self._background.run("inbound events", self._serve(room_id, queue))
 
-    async def _answer_run(self, room_id: RoomID, run: Sequence[_Arrival]) -> bool:
-        """Return False, with nothing done, when each must be looked at by itself."""
+    async def _serve(self, room_id: RoomID, queue: _Queue) -> None:
+        lane: _Lane = deque()
         try:
-            source = CountedServer(run[0].source, _MAX_REQUESTS)
-            events = [arrival.event for arrival in run]
-            outcomes = await self._placing.place_run(room_id, source, events)
+            while queue.lanes:
+                lane = queue.lanes.popleft()
+                await self._serve_lane(room_id, queue, lane)
+        finally:
+            queue.is_served = False
+            for left in (lane, *queue.lanes):
+                self._give_up(room_id, queue, left)
+            queue.lanes.clear()
+
+    async def _serve_lane(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
+        """Take in events until there are no more, or one that its server must be asked about."""
+        while lane:
+            try:
+                count = await self._answer_some(room_id, _first_run(lane))
+            except Unanswered as question:
+                if self._background.is_stopped:
+                    self._give_up(room_id, queue, lane)
+                else:
+                    asking = self._ask(room_id, queue, lane, question)
+                    self._background.run("inbound events", asking)
+                return
+            self._strike_off(room_id, queue, lane, count)
+
+    async def _ask(self, room_id: RoomID, queue: _Queue, lane: _Lane, question: Unanswered) -> None:
+        try:
+            await question.ask()
         except CancelledError:
+            self._give_up(room_id, queue, lane)
             raise
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
-            if len(run) == 1:
-                if not run[0].answer.called:
-                    run[0].answer.errback(error)
-                return True
-            logger.info("Events not placed together room=%s: %s", room_id, error)
-            return False
-        if outcomes is None:
-            return False
-        for arrival, outcome in zip(run, outcomes, strict=True):
-            if not arrival.answer.called:
-                arrival.answer.callback(outcome)
-        return True
+            lane[0].fail(error)
+            self._strike_off(room_id, queue, lane, 1)
+        if lane:
+            self._line_up(room_id, queue, lane)
 
-    async def _answer(self, room_id: RoomID, arrival: _Arrival) -> None:
+    def _strike_off(self, room_id: RoomID, queue: _Queue, lane: _Lane, count: int) -> None:
+        for _ in range(count):
+            lane.popleft()
+        queue.waiting -= count
+        if not queue.waiting:
+            del self._queues[room_id]
+
+    def _give_up(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
+        for arrival in lane:
+            arrival.give_up()
+        if lane:
+            self._strike_off(room_id, queue, lane, len(lane))
+
+    async def _answer_some(self, room_id: RoomID, run: Sequence[_Arrival]) -> int:
+        """Take in a run together or, when that cannot be, its first event; return how many.
+
+        Raises Unanswered, with nothing answered.
+        """
+        first = run[0]
+        if not first.is_alone:
+            try:
+                outcomes = await self._placing.place_run(
+                    room_id, first.source, [arrival.event for arrival in run]
+                )
+            except (CancelledError, Unanswered):
+                raise
+            except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
+                if len(run) == 1:
+                    first.fail(error)
+                    return 1
+                logger.info("Events not placed together room=%s: %s", room_id, error)
+                outcomes = None
+            if outcomes is not None:
+                for arrival, outcome in zip(run, outcomes, strict=True):
+                    arrival.succeed(outcome)
+                return len(run)
+        for arrival in run:
+            arrival.is_alone = True
         try:
-            outcome = await self._process(room_id, arrival)
-        except CancelledError:
+            first.succeed(await self._process(room_id, first))
+        except (CancelledError, Unanswered):
             raise
         except (MissingEvent, RemoteFailure, TooFarToWalk) as error:
-            logger.info("Event not decided event=%s: %s", arrival.event.event_id, error)
-            if not arrival.answer.called:
-                arrival.answer.errback(CannotDecide(str(error)))
+            logger.info("Event not decided event=%s: %s", first.event.event_id, error)
+            first.fail(CannotDecide(str(error)))
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
-            if not arrival.answer.called:
-                arrival.answer.errback(error)
-        else:
-            if not arrival.answer.called:
-                arrival.answer.callback(outcome)
+            first.fail(error)
+        return 1
 
     async def _process(self, room_id: RoomID, arrival: _Arrival) -> Outcome:
         """Take in an event, first those between it and what is known (4, 5, 6 for each)."""
-        event = arrival.event
-        source = CountedServer(arrival.source, _MAX_REQUESTS)
+        event, source = arrival.event, arrival.source
         room = await self._writer.find_room(room_id)
         if await self._missing.list_unknown(room, [event.event_id]):
-            for ancestor in await self._missing.fetch(room, source, event):
+            ancestors = await self._missing.fetch(room, source, event)
+            for found in await self._judge_ancestors(room, arrival, ancestors):
+                ancestor, is_unwanted = found.event, found.opinion is not Opinion.RECOMMENDED
                 try:
-                    await self._placing.place(room_id, source, ancestor)
+                    await self._placing.place(room_id, source, ancestor, is_unwanted=is_unwanted)
                 except (MissingEvent, RemoteFailure, TooFarToWalk) as error:
                     logger.info("Event not decided event=%s: %s", ancestor.event_id, error)
-        return await self._placing.place(room_id, source, event)
+        return await self._placing.place(room_id, source, event, is_unwanted=arrival.is_unwanted)
+
+    async def _judge_ancestors(
+        self, room: LiveRoom, arrival: _Arrival, ancestors: Sequence[Event]
+    ) -> list[Judged]:
+        if policy_server_of(room) is None:
+            return [Judged(ancestor, Opinion.RECOMMENDED) for ancestor in ancestors]
+        judged = arrival.judged
+        new = [ancestor for ancestor in ancestors if ancestor.event_id not in judged]
+
+        async def ask() -> None:
+            for found in await self._policy.judge(room, new):
+                judged[found.event.event_id] = found
+
+        if new:
+            raise Unanswered(ask)
+        return [judged[ancestor.event_id] for ancestor in ancestors]
 
 
-def _take_run(queue: deque[_Arrival]) -> list[_Arrival]:
-    """Take the next event, and those after it that simply follow each other."""
-    run = [queue.popleft()]
-    while queue and len(run) < _MAX_RUN:
-        last, following = run[-1], queue[0]
-        if last.event.is_state or following.source is not last.source:
+def _first_run(lane: _Lane) -> list[_Arrival]:
+    """Return the first event, and those after it that simply follow each other."""
+    run = [lane[0]]
+    for following in islice(lane, 1, _MAX_RUN):
+        last = run[-1]
+        if last.event.is_state or last.is_alone or following.is_alone:
             break
         if tuple(following.event.prev_events) != (last.event.event_id,):
             break
-        run.append(queue.popleft())
+        run.append(following)
     return run

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.core.events import restore_event
 from homeserver.core.history_visibility import HistoryVisibility, parse_history_visibility
-from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
+from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID, server_name_of
 from homeserver.core.power_levels import PowerLevels, power_levels_of
 from homeserver.core.relations import AGGREGATED, find_relation
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
@@ -29,6 +29,7 @@ from homeserver.storage import events, memberships, rooms
 from homeserver.storage.database import Database
 from homeserver.storage.events import decode_event_id
 from homeserver.storage.memberships import Profile
+from homeserver.storage.partial_state import Partial
 
 MEMBER = "m.room.member"
 _RECENT_EVENTS = 100
@@ -69,8 +70,9 @@ class LiveRoom:
         self.parents: dict[EventID, int] = {}
         """What recent events relate to, but for annotations: each with its newest child."""
         self.last_event = 0
-        self.is_partial = False
-        """The state lacks members: what a join was answered left them out."""
+        self.partial: Partial | None = None
+        self.whole_nid = 0
+        """The position at which the members came that a join had been answered without."""
         self.forked_at = 0
         """Every shown event after this number is in line, but for historical ones."""
         self.awaited: dict[int, TimelineEvent] = {}
@@ -102,6 +104,15 @@ class LiveRoom:
     def membership_of(self, user_id: UserID) -> str | None:
         member = self.members.get(user_id)
         return member.membership if member is not None else None
+
+    @property
+    def is_partial(self) -> bool:
+        return self.partial is not None
+
+    def list_servers(self) -> set[ServerName]:
+        """Return the servers that are in the room, as far as anybody here knows."""
+        servers = {ServerName(server) for server in self.servers}
+        return servers if self.partial is None else servers.union(self.partial.servers)
 
     @property
     def power_levels(self) -> PowerLevels:
@@ -138,7 +149,7 @@ class LiveRoom:
         self.servers = dict(Counter(server_name_of(user_id) or "" for user_id in self.joined))
 
     def remember_member_event(self, found: TimelineEvent) -> None:
-        user_id = UserID(found.event.state_key or "")
+        user_id = UserID(found.state_key or "")
         before = self.member_events.get(user_id)
         self._event_bytes += found.size - (before.size if before is not None else 0)
         self.member_events[user_id] = found
@@ -148,7 +159,7 @@ class LiveRoom:
             self._event_bytes -= dropped.size
 
     def set_state_event(self, found: TimelineEvent) -> None:
-        slot = (found.event.type, found.event.state_key or "")
+        slot = (found.type, found.state_key or "")
         before = self.state_events.get(slot)
         self._event_bytes += found.size - (before.size if before is not None else 0)
         self.state_events[slot] = found
@@ -359,7 +370,9 @@ class LiveRooms:
         LIVE_ROOM_LOADS.inc()
         room = LiveRoom(head.room_nid, head.room_id, ROOM_VERSIONS[head.room_version])
         room.last_event = room.recent_from = head.last_event
-        room.is_partial = head.is_partial
+        room.whole_nid = head.whole_nid or 0
+        if head.partial_join is not None and head.whole_nid is None:
+            room.partial = Partial(head.partial_join, head.partial_servers or ())
         room.forked_at = head.forked_at
         tips = await self._db.read(rooms.list_extremities, room.room_nid, head.extremities)
         room.tips = tuple(
@@ -390,7 +403,7 @@ class LiveRooms:
         nids = [nid for nid in room.state.values() if nid not in member_nids]
         for stored in await self._db.read(events.list_events, room.room_nid, nids):  # 4
             found = load_timeline_event(room.version, stored)
-            if found.event.type != MEMBER:
+            if found.type != MEMBER:
                 room.set_state_event(found)
         return room
 
@@ -420,7 +433,7 @@ class LiveRooms:
             return
         for stored in await self._db.read(events.list_events, room.room_nid, nids):
             found = load_timeline_event(room.version, stored)
-            current = room.members.get(UserID(found.event.state_key or ""))
+            current = room.members.get(UserID(found.state_key or ""))
             if current is not None and current.member_event == found.event_nid:
                 room.remember_member_event(found)
         self.weigh(room)
@@ -454,7 +467,7 @@ class LiveRooms:
             for stored in loaded:
                 fresh = load_timeline_event(room.version, stored)
                 found.append(fresh)
-                current = room.members.get(UserID(fresh.event.state_key or ""))
+                current = room.members.get(UserID(fresh.state_key or ""))
                 if (
                     len(missing) <= _MAX_REMEMBERED_AT_ONCE
                     and current is not None

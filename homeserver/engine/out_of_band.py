@@ -147,8 +147,12 @@ class OutOfBand:
 
     async def is_resident(self, room_id: RoomID) -> bool:
         """Tell whether a local user is joined, so that the room's events are known here."""
+        return await self.find_resident(room_id) is not None
+
+    async def find_resident(self, room_id: RoomID) -> LiveRoom | None:
+        """Return the room if `is_resident`."""
         room = await self._live_rooms.find(room_id)
-        return room is not None and self._own.name in room.servers
+        return room if room is not None and self._own.name in room.servers else None
 
     async def find(self, user_id: UserID, room_id: RoomID) -> OutOfBandMembership | None:
         """Return what is known of a user's membership in a room that this server is not in."""

@@ -4,13 +4,13 @@ spec: server-server-api/#joining-rooms (`members_omitted`), v1.19. Such a room c
 spoken in; what must know all members waits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
 
 from homeserver.clock import Clock, cancel_call
-from homeserver.core.identifiers import EventID, RoomID, ServerName
+from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
 from homeserver.errors import ServiceUnavailable
@@ -38,6 +38,11 @@ class PartialRooms:
         self._live_rooms = live_rooms
         self._clock = clock
         self._waiting: dict[RoomID, list[Deferred[None]]] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when a room has got its members."""
+        self._listeners.append(listener)
 
     async def list_rooms(self) -> list[PartialRoom]:
         """Return the rooms that lack members, the one that has for longest first."""
@@ -49,11 +54,7 @@ class PartialRooms:
 
     async def list_servers(self, room: LiveRoom) -> set[ServerName]:
         """Return the servers that are in a room, as far as anybody here knows."""
-        servers = {ServerName(server) for server in room.servers}
-        if room.is_partial:
-            partial = await self.find(room)
-            servers.update(() if partial is None else partial.servers)
-        return servers
+        return room.list_servers()
 
     async def wait(self, room_id: RoomID) -> None:
         """Return when the room lacks no members. Raises ServiceUnavailable if that takes long."""
@@ -69,7 +70,17 @@ class PartialRooms:
             cancel_call(timer)
             self._forget(room_id, waiting)
 
+    async def wait_for_member(self, room_id: RoomID, user_id: UserID) -> None:
+        """Return when it is known what a user is in the room. Raises as `wait`."""
+        room = await self._live_rooms.find(room_id)
+        if room is not None and room.is_partial:
+            member = room.members.get(user_id)
+            if member is None or not member.member_event:  # as he was told from outside, or so
+                await self.wait(room_id)
+
     def note_complete(self, room_id: RoomID) -> None:
+        for listener in self._listeners:
+            listener()
         for waiting in self._waiting.pop(room_id, []):
             if not waiting.called:
                 waiting.callback(None)

@@ -56,6 +56,7 @@ class PartialStates:
         room = await self._writer.find_room(room_id)
         partial = await self._partial_rooms.find(room)
         if partial is None:
+            self._partial_rooms.note_complete(room_id)
             return
         try:
             told = await self._fetch(room, partial, CountedServer(source, _MAX_REQUESTS))  # 1
@@ -77,7 +78,13 @@ class PartialStates:
         return told
 
     async def _complete(self, room: LiveRoom, partial: PartialRoom, told: Snapshot) -> bool:
-        """Return False if an event has come in meanwhile."""
+        """Return False if an event has come in meanwhile. Raises RemoteFailure: what was told is
+        of no use, as the room was left and entered anew.
+        """
+        if room.partial is None:
+            return True  # entered anew, with its members
+        if room.partial.join_nid != partial.join_nid:
+            raise RemoteFailure("the room was entered anew")
         placed = await self._db.read(
             partial_state.list_placed_from, room.room_nid, partial.join_nid
         )
@@ -105,7 +112,6 @@ class PartialStates:
             change.add_state_row(row)
         change.tips = found.tips
         change.received.placed += found.placed
-        change.received.completed.append(change.room.room_nid)
-        change.is_partial = False
         change.forgets_recent = True
-        self._takeover.replace_current(change, found.current, members)
+        assert change.partial is not None
+        self._takeover.make_whole(change, change.partial, found.current, members)

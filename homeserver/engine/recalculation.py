@@ -15,6 +15,7 @@ from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.policy_checks import lacks_signature
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore
 from homeserver.engine.tips import Tip, make_tip
@@ -85,7 +86,8 @@ class Recalculation:
         1. In the order in which they came, so that parents come first: the state before each.
            Behind other gaps it is as it was told.
         2. What is refused is no extremity any more; what was refused is let in, as history.
-        3. The current state; what it alone refused is asked about again.
+        3. The current state; what it alone refused is asked about again, but for what a policy
+        server has not signed.
         """
         nodes = await self._graph.load_numbers(room, [one.event_nid for one in placed])
         run = _Run(nodes, room.tips)
@@ -99,8 +101,11 @@ class Recalculation:
         branches = [run.after.get(t.event_nid) or await self._stored(room, t) for t in tips]
         current = run.fix(await self._state_at.merge(room, branches))
         for number, flags in run.flags.items():  # 3
-            if flags & SOFT_FAILED and await self._is_allowed(
-                room, run, nodes[number], current.state
+            node = nodes[number]
+            if (
+                flags & SOFT_FAILED
+                and not lacks_signature(room, node.event)
+                and await self._is_allowed(room, run, node, current.state)
             ):
                 run.flags[number] = flags & ~SOFT_FAILED | HISTORICAL
         in_line = {one.event_nid for one in placed if one.is_in_line}

@@ -18,9 +18,9 @@ from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import Node
 from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_rooms import MEMBER, LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
-from homeserver.engine.room_change import RoomChange, RoomChanges
+from homeserver.engine.room_change import EventTemplate, RoomChange, RoomChanges
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore
 from homeserver.engine.timeline_event import TimelineEvent
@@ -34,6 +34,7 @@ from homeserver.storage.events import (
     SOFT_FAILED,
     NewEvent,
     PlacedEvent,
+    decode_event_id,
     encode_event_id,
 )
 from homeserver.storage.relations import new_relation
@@ -74,6 +75,10 @@ class ReceivedEvent:
     """An accepted redaction of this event that was there before it."""
     is_history: bool = False
     """It was fetched because it is old: the room has long moved on."""
+    is_unwanted: bool = False
+    """The room's policy server has not signed it."""
+    template: EventTemplate | None = None
+    """What a local user said, if it was made here."""
 
     @property
     def marks(self) -> int:
@@ -93,6 +98,7 @@ class Taken:
     node: Node
     states: Mapping[int, State]
     """New states by number."""
+    event: TimelineEvent
 
 
 class Moved(NotLoaded):
@@ -146,11 +152,15 @@ class ReceivedEvents:
         6. Clients are shown it, and whatever else has changed.
 
         History, which is old, is not asked about 2, and moves nothing in 5 and 6.
-        Raises NotLoaded and Moved, TooFarToWalk; the change is then to be undone.
+        Raises NotLoaded and Moved, TooFarToWalk, for an event made here EventRejected in 2; the
+        change is then to be undone.
         """
         event = received.event
         assert change.tail is not None
         flags = self._judge(change, received)  # 1, 2
+        template = received.template
+        if flags and template is not None:
+            raise EventRejected("own.moved", "the room does not allow this any more")
         is_news = not flags and not received.is_history
         number = (
             self._changes.allocate() if received.outlier is None else received.outlier.event_nid
@@ -177,6 +187,8 @@ class ReceivedEvents:
             redaction=None if received.redaction is None else received.redaction.event,
             redacted_by=None if received.redaction is None else received.redaction.event_nid,
             follows_gap=bool(received.missing_parents),
+            sender_device=None if template is None else template.device_id,
+            txn_id=None if template is None else template.txn_id,
         )
         if is_news:
             position = number
@@ -206,10 +218,12 @@ class ReceivedEvents:
         row = self._store(change, received, row)
         if not flags:
             self._show(change, received, found, row)  # 6
+        if template is not None:
+            self._changes.note_transaction(change, template, found)
         states = {} if after is None else {state_after: after.state}
         if received.before is not None:
             states[state_before] = received.before.state
-        return Taken(node_of(event, row), states)
+        return Taken(node_of(event, row), states, found)
 
     def _judge(self, change: RoomChange, received: ReceivedEvent) -> int:
         """Return the flags of an event that is refused; 0 if it is not."""
@@ -219,6 +233,8 @@ class ReceivedEvents:
             raise Moved("extremities")
         if received.is_rejected:
             return REJECTED
+        if received.is_unwanted:
+            return SOFT_FAILED
         if received.is_history or self._is_allowed_now(change, received):
             return 0
         return REJECTED if received.before is None else SOFT_FAILED
@@ -395,6 +411,8 @@ class ReceivedEvents:
         relation = new_relation(room.version, event, row)
         if relation is not None:
             change.relation_rows.append(relation)
+            if change.new_events[-1:] != [found] and _is_recent(room, relation.parent_id):
+                change.forgets_recent = True  # they know but the children that came in their turn
         if received.redaction is not None:
             change.redactions.append((found.event_nid, received.redaction.event_nid))
         if received.redacted is not None:
@@ -426,6 +444,11 @@ def _is_allowed(event: Event, auth: Mapping[Slot, Event]) -> bool:
     except EventRejected:
         return False
     return True
+
+
+def _is_recent(room: LiveRoom, stored_id: bytes) -> bool:
+    event_id = decode_event_id(room.version, stored_id)
+    return any(found.event_id == event_id for found in room.recent)
 
 
 def _as_shown(found: TimelineEvent) -> Event:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from homeserver.core.identifiers import ServerName
 from homeserver.storage.event_graph import MissingParent, WaitingRedaction
 from homeserver.storage.events import PlacedEvent
+from homeserver.storage.introductions import NewIntroduction
 from homeserver.storage.out_of_band import NewOutOfBand
 
 
@@ -34,11 +35,12 @@ class ReceivedRows:
     waiting_redactions: list[WaitingRedaction] = field(default_factory=list)
     out_of_band: list[NewOutOfBand] = field(default_factory=list)
     joined: list[JoinedRow] = field(default_factory=list)
-    completed: list[int] = field(default_factory=list)
-    """Rooms that have got the members that their state lacked."""
+    whole: list[tuple[int, int]] = field(default_factory=list)
+    """(room, position) where the members have come that the state lacked."""
+    introductions: list[NewIntroduction] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.placed or self.out_of_band or self.completed)
+        return bool(self.placed or self.out_of_band or self.whole)
 
     @property
     def last_position(self) -> int:

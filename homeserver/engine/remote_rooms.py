@@ -17,6 +17,8 @@ from homeserver.engine.own_server import OwnServer
 from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.partial_state import PartialStates
 from homeserver.engine.pdu_checks import PDUChecks, VerifySignatures
+from homeserver.engine.policed_events import PolicedEvents
+from homeserver.engine.policy_checks import PolicyChecks, PolicySigners
 from homeserver.engine.recalculation import Recalculation
 from homeserver.engine.received_events import ReceivedEvents
 from homeserver.engine.remote_joins import RemoteJoins
@@ -46,6 +48,8 @@ class RemoteRooms:
     served: ServedEvents
     visibility: ServerVisibility
     backfill: Backfill
+    policy: PolicyChecks
+    policed: PolicedEvents
 
 
 def make_remote_rooms(
@@ -58,9 +62,11 @@ def make_remote_rooms(
     states: StateStore,
     background: Background,
     verify_signatures: VerifySignatures,
+    policy_signers: PolicySigners,
     threads: Threads,
 ) -> RemoteRooms:
     graph = EventGraph(database)
+    policy = PolicyChecks(graph, policy_signers)
     checks = PDUChecks(verify_signatures)
     state_at = StateAtEvent(live_rooms, states, graph, dictionary, threads)
     received = ReceivedEvents(changes, dictionary, states, state_at)
@@ -68,10 +74,10 @@ def make_remote_rooms(
     authorizing = AuthorizingEvents(graph, checks, received, writer)
     missing = MissingEvents(graph, checks, authorizing, states, state_at)
     placing = EventPlacing(graph, authorizing, missing, state_at, received, writer)
-    inbound = InboundEvents(checks, missing, placing, writer, background)
+    inbound = InboundEvents(checks, missing, placing, writer, policy, background)
 
     entrance = RoomEntrance(database, live_rooms)
-    told = ToldStates(checks, authorizing, graph, states, state_at)
+    told = ToldStates(checks, authorizing, graph, dictionary, states, state_at)
     takeover = StateTakeover(own.name, changes, dictionary, states, state_at, graph)
     partial_rooms = PartialRooms(database, live_rooms, own.clock)
     recalculation = Recalculation(graph, authorizing, dictionary, states, state_at)
@@ -86,5 +92,7 @@ def make_remote_rooms(
         resident=ResidentRoom(own, live_rooms, inbound),
         served=ServedEvents(database, live_rooms, states, graph),
         visibility=ServerVisibility(database, live_rooms, states, dictionary, graph),
-        backfill=Backfill(database, checks, placing, writer),
+        backfill=Backfill(database, checks, policy, placing, writer),
+        policy=policy,
+        policed=PolicedEvents(live_rooms, changes, policy, placing),
     )

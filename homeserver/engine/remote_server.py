@@ -65,14 +65,16 @@ class RemoteServer(Protocol):
 class CountedServer:
     """A remote server that is asked a limited number of times: for one event, say."""
 
-    def __init__(self, server: RemoteServer, limit: int) -> None:
+    def __init__(self, server: RemoteServer | None, limit: int) -> None:
+        """`server`: None for an event of which nothing can be missing."""
         self._server = server
         self._left = limit
 
-    def _count(self) -> None:
-        if not self._left:
+    def _count(self) -> RemoteServer:
+        if self._server is None or not self._left:
             raise RemoteFailure("too many requests would be needed")
         self._left -= 1
+        return self._server
 
     async def get_missing_events(
         self,
@@ -82,29 +84,23 @@ class CountedServer:
         latest: Sequence[EventID],
         limit: int,
     ) -> Sequence[JsonObject]:
-        self._count()
-        return await self._server.get_missing_events(
+        return await self._count().get_missing_events(
             room_id, earliest=earliest, latest=latest, limit=limit
         )
 
     async def get_state_ids(self, room_id: RoomID, event_id: EventID) -> StateIDs:
-        self._count()
-        return await self._server.get_state_ids(room_id, event_id)
+        return await self._count().get_state_ids(room_id, event_id)
 
     async def get_state(self, room_id: RoomID, event_id: EventID) -> StatePDUs:
-        self._count()
-        return await self._server.get_state(room_id, event_id)
+        return await self._count().get_state(room_id, event_id)
 
     async def get_event_auth(self, room_id: RoomID, event_id: EventID) -> Sequence[JsonObject]:
-        self._count()
-        return await self._server.get_event_auth(room_id, event_id)
+        return await self._count().get_event_auth(room_id, event_id)
 
     async def get_event(self, event_id: EventID) -> JsonObject:
-        self._count()
-        return await self._server.get_event(event_id)
+        return await self._count().get_event(event_id)
 
     async def backfill(
         self, room_id: RoomID, event_ids: Sequence[EventID], limit: int
     ) -> Sequence[JsonObject]:
-        self._count()
-        return await self._server.backfill(room_id, event_ids, limit)
+        return await self._count().backfill(room_id, event_ids, limit)

@@ -10,12 +10,11 @@ from typing import Any
 
 from homeserver.clock import Clock
 from homeserver.core.auth_events import auth_types_of
-from homeserver.core.canonical_json import encode_json
 from homeserver.core.errors import EventRejected
 from homeserver.core.event_auth import check_event_auth
 from homeserver.core.events import MAX_PREV_EVENTS, Event, make_event, reference_hash
 from homeserver.core.identifiers import ServerName, UserID
-from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.json_types import JsonObject
 from homeserver.core.power_levels import power_levels_of
 from homeserver.core.signing import SigningKey
 from homeserver.core.state_map import REMOVED, State
@@ -27,7 +26,8 @@ from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.received_rows import ReceivedRows
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.streams import Stream
-from homeserver.engine.timeline_event import TimelineEvent, stripped_fields
+from homeserver.engine.stripped_state import make_stripped_state
+from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.tips import make_tip
 from homeserver.storage.client_transactions import NewTransaction
 from homeserver.storage.events import NewEvent, encode_event_id
@@ -38,15 +38,6 @@ from homeserver.storage.rooms import NewHead
 from homeserver.storage.state_segments import Growth, Segment
 
 _CREATE = ("m.room.create", "")
-STRIPPED_TYPES = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,8 @@ class RoomChange:
         """(event number of the target, of the redaction)"""
         self.redaction_events: list[tuple[TimelineEvent, TimelineEvent]] = []
         self.received = ReceivedRows()
-        self.is_partial = room.is_partial
+        self.partial = room.partial
+        self.whole_nid = room.whole_nid
         self.forgets_recent = False
         """The states of recent events were computed again."""
         self.forgets_member_events = False
@@ -189,7 +181,7 @@ class RoomChange:
         """Bring the live room up to date, after the commit."""
         room = self.room
         room.tips, room.tail = self.tips, self.tail
-        room.is_partial = self.is_partial
+        room.partial, room.whole_nid = self.partial, self.whole_nid
         if self.forgets_member_events:
             room.forget_member_events()
         room.set_state(self.state)
@@ -267,18 +259,24 @@ class RoomChanges:
 
         Raises EventRejected, EventMalformed, NotLoaded; the change is then to be undone.
         """
+        unchanged = _find_unchanged(change, template)  # 1
+        if unchanged is not None:
+            self.note_transaction(change, template, unchanged)
+            return unchanged
+        return self._take_in(change, template, *self._make_allowed(change, template))
+
+    def make(self, room: LiveRoom, template: EventTemplate) -> Event | TimelineEvent:
+        """Return the event `add` would take in now; or the current one it would answer instead.
+
+        Raises as `add`.
+        """
+        change = RoomChange(room)
+        return _find_unchanged(change, template) or self._make_allowed(change, template)[0]
+
+    def _make_allowed(
+        self, change: RoomChange, template: EventTemplate
+    ) -> tuple[Event, list[TimelineEvent]]:
         room = change.room
-        slot = None if template.state_key is None else (template.type, template.state_key)
-        replaced = change.find_state(slot) if slot is not None else None
-        if (
-            template.skip_if_unchanged
-            and replaced is not None
-            and not replaced.is_redacted
-            and replaced.event.content == template.content
-            and replaced.event.sender == template.sender
-        ):  # 1
-            self._note_transaction(change, template, replaced)
-            return replaced
         auth: dict[Slot, Event] = {}
         cited: list[TimelineEvent] = []
         for auth_slot in auth_types_of(
@@ -297,7 +295,7 @@ class RoomChanges:
             levels = power_levels_of(room.version, auth)
             if levels.user_level(event.sender) < levels.redact:
                 raise EventRejected("redaction.power", "you may not redact events of others here")
-        return self._take_in(change, template, event, cited, replaced)
+        return event, cited
 
     def _make(
         self, change: RoomChange, template: EventTemplate, cited: list[TimelineEvent]
@@ -335,9 +333,9 @@ class RoomChanges:
         template: EventTemplate,
         event: Event,
         cited: list[TimelineEvent],
-        replaced: TimelineEvent | None,
     ) -> TimelineEvent:
         room = change.room
+        replaced = _find_replaced(change, template)
         type_nid = self._dictionary.find_type(event.type)
         sender_nid = self._dictionary.find_user(event.sender)
         if type_nid is None or sender_nid is None:
@@ -394,7 +392,7 @@ class RoomChanges:
         if template.redacted is not None:
             change.redactions.append((template.redacted.event_nid, event_nid))
             change.redaction_events.append((template.redacted, found))
-        self._note_transaction(change, template, found)
+        self.note_transaction(change, template, found)
         return found
 
     def allocate(self) -> int:
@@ -454,27 +452,14 @@ class RoomChanges:
                 joined_nid=member.joined_nid,
                 left_nid=member.left_nid,
                 stripped_state=(
-                    self._stripped_state(change, found.event)
+                    make_stripped_state(change.find_state, found.event)
                     if found is not None and membership in ("invite", "knock")
                     else None
                 ),
             )
         )
 
-    def _stripped_state(self, change: RoomChange, member_event: Event) -> bytes:
-        """Return what an invited user is shown of the room, as a JSON array."""
-        shown: list[JsonValue] = []
-        for event_type in STRIPPED_TYPES:
-            found = change.find_state((event_type, ""))
-            if found is not None and not found.is_redacted:
-                shown.append(stripped_fields(found.event))
-        sender = change.find_state((MEMBER, member_event.sender))
-        if sender is not None and member_event.sender != member_event.state_key:
-            shown.append(stripped_fields(sender.event))
-        shown.append(stripped_fields(member_event))
-        return encode_json(shown)
-
-    def _note_transaction(
+    def note_transaction(
         self, change: RoomChange, template: EventTemplate, found: TimelineEvent
     ) -> None:
         if template.txn_id is None or template.device_id is None:
@@ -492,3 +477,23 @@ class RoomChanges:
                 created_ts=self._clock.now_ms(),
             )
         )
+
+
+def _find_replaced(change: RoomChange, template: EventTemplate) -> TimelineEvent | None:
+    """Return the state event in whose place the new one comes."""
+    if template.state_key is None:
+        return None
+    return change.find_state((template.type, template.state_key))
+
+
+def _find_unchanged(change: RoomChange, template: EventTemplate) -> TimelineEvent | None:
+    """Return the state event that says the same already, if that is enough."""
+    found = _find_replaced(change, template) if template.skip_if_unchanged else None
+    if (
+        found is None
+        or found.is_redacted
+        or found.event.content != template.content
+        or found.event.sender != template.sender
+    ):
+        return None
+    return found

@@ -2,7 +2,8 @@
 
 A repeated send answers the first, and the device is told the id with the event.
 spec: client-server-api/#transaction-identifiers, v1.19. Scope: device, room and transaction id; 24
-hours. A device's newest are read once from the database, then memory follows the commits.
+hours, but delayed events for ever. A device's newest are read once from the database, then memory
+follows the commits.
 """
 
 from collections import OrderedDict
@@ -21,6 +22,9 @@ _KEPT_MS = 24 * 3600 * 1000
 _MAX_DEVICES = 20_000
 _MAX_PER_DEVICE = 1_000
 
+DELAYED = DeviceID("\x1fdelayed")
+"""Sends users' delayed events, each with its `delay_id` as transaction id. No client's device can
+be called so. The partial index of `client_transactions` names it too."""
 REDACT_SCOPE = "redact "
 """Transaction ids of redactions are others than those of sends."""
 
@@ -105,7 +109,7 @@ class SentTransactions:
             rows = await self._db.read(
                 client_transactions.list_transactions,
                 *device,
-                self._clock.now_ms() - _KEPT_MS,
+                self._since(device),
                 _MAX_PER_DEVICE,
             )
             known = self._known.setdefault(device, _Sent())
@@ -118,11 +122,14 @@ class SentTransactions:
 
     async def _find_stored(self, device: _Device, key: _Key) -> EventID | None:
         row = await self._db.read(
-            client_transactions.find_transaction, *device, *key, self._clock.now_ms() - _KEPT_MS
+            client_transactions.find_transaction, *device, *key, self._since(device)
         )
         if row is None:
             return None
         return decode_event_id(ROOM_VERSIONS[row.room_version], row.event_id)
+
+    def _since(self, device: _Device) -> int:
+        return 0 if device[1] == DELAYED else self._clock.now_ms() - _KEPT_MS
 
     async def delete_old(self) -> None:
         await self._db.run(

@@ -2,7 +2,8 @@
 
 spec: server-server-api/#retrieving-events, #backfilling-and-retrieving-missing-events, v1.19. What
 is served is the bytes as they are stored; only redacted events are parsed, to be served redacted.
-Invariant: rejected and soft-failed events are not served.
+Invariant: rejected events are not served, and soft-failed ones only to who knows of them: by their
+own id, or by that of an event that names them as a parent.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,7 +19,7 @@ from homeserver.engine.state_store import StateStore
 from homeserver.errors import NotFound
 from homeserver.storage import events, served_events
 from homeserver.storage.database import Database
-from homeserver.storage.events import HIDDEN, OUTLIER, SOFT_FAILED, decode_event_id, encode_event_id
+from homeserver.storage.events import OUTLIER, decode_event_id, encode_event_id
 from homeserver.storage.served_events import PDURow, ServedRow
 
 MAX_BACKFILL = 100
@@ -102,7 +103,7 @@ class ServedEvents:
         rows = await self._db.read(served_events.list_served, list(wanted))
         for row in rows:
             found = _served(row)
-            if found.event_id == event_id and not row.flags & SOFT_FAILED:
+            if found.event_id == event_id:
                 return found
         return None
 
@@ -156,7 +157,7 @@ class ServedEvents:
     ) -> tuple[LiveRoom, Sequence[int]]:
         room = await self._find_room(room_id)
         node = (await self._graph.load(room, [event_id])).get(event_id)
-        if node is None or node.state_before is None or node.is_hidden:
+        if node is None or node.state_before is None or node.is_rejected:
             raise NotFound("Unknown event")
         state = await self._states.load_state(room.room_nid, node.state_before)
         return room, list(state.values())
@@ -244,4 +245,4 @@ def redacted(event: ServedEvent) -> ServedEvent:
     return replace(event, pdu=redact_event(whole).pdu_bytes)
 
 
-__all__ = ["HIDDEN", "MAX_BACKFILL", "MAX_MISSING", "ServedEvent", "ServedEvents", "ServedState"]
+__all__ = ["MAX_BACKFILL", "MAX_MISSING", "ServedEvent", "ServedEvents", "ServedState"]

@@ -61,7 +61,7 @@ class ServerVisibility:
         room = await self._live_rooms.find(served.room_id)
         if room is None:
             return False
-        is_in_room = server in room.servers
+        is_in_room = server in room.servers or (room.is_partial and server in room.list_servers())
         event = restore_event(served.version, served.event_id, served.pdu)
         if served.state_before is None:
             return is_in_room and event.is_state

@@ -24,7 +24,9 @@ from homeserver.engine.state_store import Snapshot, StateStore
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.tips import make_tip
 from homeserver.storage.events import AFTER_GAP
+from homeserver.storage.introductions import NewIntroduction
 from homeserver.storage.memberships import NUMBERS, NewMembership
+from homeserver.storage.partial_state import Partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Takeover:
     """Membership by number of the member event."""
     position: int
     """From here on it is the current state."""
+    joined_by: int | None = None
+    """Set if those whom it alone knows to be joined came before this position."""
 
 
 class StateTakeover:
@@ -128,45 +132,35 @@ class StateTakeover:
         change.event_rows.append(row)
         note_parents(change, row, entry.missing_parents)
         change.received.joined.append(JoinedRow(room.room_nid, number, entry.servers))
-        change.is_partial = entry.servers is not None
+        change.partial = None if entry.servers is None else Partial(number, entry.servers)
         return node_of(event, row)
 
-    def replace_current(
-        self, change: RoomChange, after: Snapshot, members: Mapping[int, str]
+    def make_whole(
+        self, change: RoomChange, partial: Partial, after: Snapshot, members: Mapping[int, str]
     ) -> None:
-        """Make a state the current one although nothing has happened in the room.
+        """Make a state the current one that has the members which a join was answered without.
 
-        To the local users in it, the room is as if they had come this moment: what they have been
-        told of its members is of no use.
+        1. Those who were there already are no newcomers.
+        2. To local users the room is new: what they have been told of its members is of no use.
+        3. Servers that nobody knew to be there have yet to hear of local users.
         """
-        position = change.moved_at = self._changes.allocate()
-        self.replace(change, Takeover(after, members, position))
-        for user_id, member in change.room.members.items():
-            if member.membership != "join" or user_id in change.members:
-                continue
+        known = change.room.list_servers()
+        change.partial = None
+        position = change.moved_at = change.whole_nid = self._changes.allocate()
+        change.received.whole.append((change.room.room_nid, position))
+        self.replace(change, Takeover(after, members, position, partial.join_nid))  # 1
+        joined = [
+            (user_id, member)
+            for user_id, member in (change.room.members | change.members).items()
+            if member.membership == "join"
+        ]
+        met = sorted({ServerName(server_name_of(user_id) or "") for user_id, _ in joined} - known)
+        for user_id, member in joined:
             if self._is_local(user_id):
-                self._begin_anew(change, user_id, member, position)
-
-    def _begin_anew(
-        self, change: RoomChange, user_id: UserID, member: Member, position: int
-    ) -> None:
-        user_nid = self._dictionary.find_user(user_id)
-        if user_nid is None:
-            raise NotLoaded("number", user=user_id)
-        change.members[user_id] = Member(
-            "join", position, joined_nid=position, other_event=member.member_event
-        )
-        change.membership_rows.append(
-            NewMembership(
-                user_nid,
-                change.room.room_nid,
-                NUMBERS["join"],
-                position,
-                joined_nid=position,
-                left_nid=None,
-                stripped_state=None,
-            )
-        )
+                change.members[user_id] = member  # 2
+                if met:  # 3
+                    introduction = NewIntroduction(self._number(user_id), change.room.room_nid, met)
+                    change.received.introductions.append(introduction)
 
     def remember(self, room: LiveRoom, nodes: Sequence[Node]) -> None:
         """Have in memory what has become of events, after the commit."""
@@ -220,16 +214,13 @@ class StateTakeover:
         membership = takeover.members.get(nid, "leave")
         if membership not in NUMBERS:
             membership = "leave"
-        user_nid = self._dictionary.find_user(user_id)
-        if user_nid is None:
-            raise NotLoaded("number", user=user_id)
         at = takeover.position if nid == REMOVED else nid
-        joined_nid = at if membership == "join" else None
+        joined_nid = min(at, takeover.joined_by or at) if membership == "join" else None
         member = Member(membership, at, joined_nid, other_event=0 if nid == REMOVED else None)
         change.members[user_id] = member
         change.membership_rows.append(
             NewMembership(
-                user_nid,
+                self._number(user_id),
                 change.room.room_nid,
                 NUMBERS[membership],
                 at,
@@ -241,6 +232,12 @@ class StateTakeover:
 
     def _find(self, change: RoomChange, nid: int) -> TimelineEvent | None:
         return None if nid == REMOVED else find_event(change, nid)
+
+    def _number(self, user_id: UserID) -> int:
+        user_nid = self._dictionary.find_user(user_id)
+        if user_nid is None:
+            raise NotLoaded("number", user=user_id)
+        return user_nid
 
     def _is_local(self, user_id: UserID) -> bool:
         return server_name_of(user_id) == self._server_name

@@ -45,6 +45,10 @@ class _Stored:
     def event_id(self) -> EventID:
         return decode_event_id(self.version, self.stored.event_id)
 
+    @property
+    def content(self) -> JsonObject:
+        return cast("JsonObject", self.pdu["content"])
+
     def parse(self) -> Event:
         return Event(self.version, self.pdu, self.stored.pdu, self.event_id)
 
@@ -142,6 +146,21 @@ class TimelineEvent:
     @property
     def event_id(self) -> EventID:
         return self._event.event_id
+
+    @property
+    def depth(self) -> int:
+        return self.position[0]
+
+    @property
+    def content(self) -> JsonObject:
+        """As it was signed."""
+        return self._event.content
+
+    @property
+    def membership(self) -> str | None:
+        """The membership in the content, whatever the type of the event; None if not a string."""
+        membership = self.content.get("membership")
+        return membership if isinstance(membership, str) else None
 
     @property
     def json(self) -> bytes:

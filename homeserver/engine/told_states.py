@@ -5,7 +5,7 @@ such a state only if its signatures are right and what it cites allows it.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from homeserver.core.canonical_json import encode_json
 from homeserver.core.errors import EventRejected, JsonInvalid
@@ -15,6 +15,7 @@ from homeserver.core.identifiers import EventID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.state_map import State
 from homeserver.engine.authorizing_events import MAX_AUTH_CHAIN, AuthorizingEvents
+from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.pdu_checks import PDUChecks
@@ -22,7 +23,6 @@ from homeserver.engine.received_events import add_members
 from homeserver.engine.remote_server import RemoteFailure, RemoteServer
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore
-from homeserver.storage.events import REJECTED
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,14 @@ class ToldStates:
         checks: PDUChecks,
         authorizing: AuthorizingEvents,
         graph: EventGraph,
+        dictionary: Dictionary,
         states: StateStore,
         state_at: StateAtEvent,
     ) -> None:
         self._checks = checks
         self._authorizing = authorizing
         self._graph = graph
+        self._dictionary = dictionary
         self._states = states
         self._state_at = state_at
 
@@ -76,18 +78,22 @@ class ToldStates:
         of_state.pop(leaving_out, None)
         if any(event.state_key is None for event in of_state.values()):
             raise RemoteFailure("what is no state event is in the state")
-        await self._authorizing.store(
+        stored = await self._authorizing.store(
             room, source, pool, pool.keys(), limit=_MAX_STATE + MAX_AUTH_CHAIN
         )  # 2
-        return self._states.checkpoint(room.room_nid, await self._number(room, of_state))
+        nodes = [stored[event_id] for event_id in of_state if event_id in stored]
+        return self._states.checkpoint(room.room_nid, await self._number(nodes))
 
-    async def _number(self, room: LiveRoom, events: Mapping[EventID, Event]) -> State:
-        places = await self._graph.list_state_places(room, events.keys())  # 3
+    async def _number(self, nodes: Sequence[Node]) -> State:
+        slots = [(node.event.type, node.event.state_key or "") for node in nodes]
+        await self._dictionary.ensure([], [], slots)
         state: State = {}
-        for event_id, place in places.items():
-            if place.flags & REJECTED or place.slot_nid is None:
-                logger.info("Event left out of a state event=%s", event_id)
-            elif state.setdefault(place.slot_nid, place.event_nid) != place.event_nid:
+        for node, slot in zip(nodes, slots, strict=True):  # 3
+            slot_nid = self._dictionary.find_slot(*slot)
+            assert slot_nid is not None
+            if node.is_rejected:
+                logger.info("Event left out of a state event=%s", node.event.event_id)
+            elif state.setdefault(slot_nid, node.event_nid) != node.event_nid:
                 raise RemoteFailure("the state has two events in one place")
         return state
 

@@ -32,6 +32,13 @@ class RoomOfUser:
     """Number of the event that began the last stay; None: never joined."""
     left_nid: int | None
     """Number of the event that ended it."""
+    whole_nid: int = 0
+    """The position at which the members came that a join had been answered without."""
+
+    @property
+    def new_at(self) -> int:
+        """The position at which the room was last new to the user: what he knew of it is void."""
+        return max(self.joined_nid or 0, self.whole_nid)
 
 
 class UserRooms:
@@ -39,6 +46,8 @@ class UserRooms:
         self._db = database
         self._live_rooms = live_rooms
         self._users: OrderedDict[UserID, dict[RoomID, RoomOfUser]] = OrderedDict()
+        self._forgotten: dict[UserID, dict[RoomID, RoomOfUser]] = {}
+        """Of the same users; only those who have forgotten any."""
         self._standings = 0
         """How many rooms `_users` has in all."""
         self._loading: dict[UserID, list[Deferred[None]]] = {}
@@ -67,21 +76,25 @@ class UserRooms:
         self._changed_while_loading[user_id] = []
         try:
             rows = await self._db.read(memberships.list_rooms_of_user, user_id)
-            known = {
-                row.room_id: RoomOfUser(
+            known = {}
+            forgotten: dict[RoomID, RoomOfUser] = {}
+            for row in rows:
+                (forgotten if row.is_forgotten else known)[row.room_id] = RoomOfUser(
                     row.room_id,
                     row.room_nid,
                     memberships.NAMES[row.membership],
                     row.event_nid,
                     row.joined_nid,
                     row.left_nid,
+                    row.whole_nid or 0,
                 )
-                for row in rows
-            }
             for change in self._changed_while_loading[user_id]:
+                forgotten.pop(change.room_id, None)
                 known[change.room_id] = change
             self._users[user_id] = known
-            self._standings += len(known)
+            if forgotten:
+                self._forgotten[user_id] = forgotten
+            self._standings += len(known) + len(forgotten)
             while len(self._users) > _MAX_USERS or (
                 self._standings > _MAX_STANDINGS and len(self._users) > 1
             ):
@@ -92,18 +105,21 @@ class UserRooms:
             for loaded in self._loading.pop(user_id):
                 loaded.callback(None)
 
-    def changed(self, user_id: UserID, room_id: RoomID, room_nid: int, member: Member) -> None:
+    def changed(self, user_id: UserID, room: LiveRoom, member: Member) -> None:
+        room_id = room.room_id
         change = RoomOfUser(
             room_id,
-            room_nid,
+            room.room_nid,
             member.membership,
             member.event_nid,
             member.joined_nid,
             member.left_nid,
+            room.whole_nid,
         )
         known = self._users.get(user_id)
         if known is not None:
-            self._standings += room_id not in known
+            was_forgotten = self._forgotten.get(user_id, {}).pop(room_id, None) is not None
+            self._standings += room_id not in known and not was_forgotten
             known[room_id] = change
         elif user_id in self._changed_while_loading:
             self._changed_while_loading[user_id].append(change)
@@ -111,6 +127,7 @@ class UserRooms:
     def drop(self, user_id: UserID) -> None:
         """Ask the database next time: nobody knows whether a commit has happened."""
         self._standings -= len(self._users.pop(user_id, ()))
+        self._standings -= len(self._forgotten.pop(user_id, ()))
 
     async def forget(self, user_id: UserID, room: LiveRoom) -> None:
         """Leave the room out from now on, until the user is invited or joins again.
@@ -121,9 +138,18 @@ class UserRooms:
         member = room.members[user_id]
         if member.membership != "join":
             room.set_member(user_id, replace(member, joined_nid=None, left_nid=None))
-        known = self._users.get(user_id)
-        if known is not None and known.pop(room.room_id, None) is not None:
-            self._standings -= 1
+        standing = self._users.get(user_id, {}).pop(room.room_id, None)
+        if standing is not None:
+            standing = replace(standing, joined_nid=None, left_nid=None)
+            self._forgotten.setdefault(user_id, {})[room.room_id] = standing
+
+    def forgotten_since(self, user_id: UserID, position: int) -> list[RoomOfUser]:
+        """Return rooms left after a position and forgotten, of a user just asked for.
+
+        Those of his devices that have not heard of the leaving still must.
+        """
+        forgotten = self._forgotten.get(user_id, {}).values()
+        return [room for room in forgotten if room.event_nid > position]
 
     async def joined(self, user_id: UserID) -> Mapping[RoomID, int]:
         """Return room id -> room number of the rooms the user is joined to."""

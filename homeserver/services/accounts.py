@@ -29,7 +29,7 @@ from homeserver.errors import (
 )
 from homeserver.services.passwords import Passwords
 from homeserver.services.sessions import Appservice, Grant, begin_session, may_act_as
-from homeserver.storage import accounts, profiles
+from homeserver.storage import accounts, delayed_events, profiles
 from homeserver.storage.accounts import Account
 from homeserver.storage.database import Database
 from homeserver.storage.query import Txn
@@ -218,6 +218,8 @@ def named_user(identifier: JsonValue, legacy_user: JsonValue) -> str | None:
         raise BadJSON("identifier must be an object")
     if identifier.get("type") in ("m.id.thirdparty", "m.id.phone"):
         raise Forbidden("No account has this identifier")
+    if "type" not in identifier:
+        raise MissingParam("identifier.type is required")
     if identifier.get("type") != "m.id.user":
         raise BadRequest("This type of identifier is not known", errcode="M_UNKNOWN")
     user = identifier.get("user")
@@ -250,5 +252,6 @@ def deactivate_txn(txn: Txn, user_id: UserID, now_ms: int, erase: bool) -> None:
     if account is None:
         return
     accounts.update_deactivated(txn, account.user_nid, now_ms)
+    delayed_events.delete_for_user(txn, account.user_nid)
     if erase:
         profiles.delete_fields(txn, account.user_nid)

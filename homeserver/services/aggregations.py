@@ -5,11 +5,12 @@ spec: client-server-api/#aggregations-of-child-events, v1.19, and what #threadin
 
 Invariant: nothing is told of children that the reader may not see, ignores, or that are redacted;
 and a page whose events have no such children costs no query as long as memory has them.
-NOTSPEC: children that are visible only by the state before them (`sight.bounds_of`) are
-left out: to count them, each one's state would have to be read.
+Children of which no number says whether the reader sees them (`sight.bounds_of`) are looked up
+by the states before them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -21,7 +22,7 @@ from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.requester import Requester
 from homeserver.services.client_events import NO_BUNDLES, Bundles, ClientEvents
 from homeserver.services.ignored_users import IgnoredUsers
-from homeserver.services.sight import bounds_of
+from homeserver.services.sight import Sight, bounds_of
 from homeserver.storage import relations
 from homeserver.storage.database import Database
 from homeserver.storage.events import decode_event_id
@@ -33,11 +34,13 @@ class Aggregations:
         self,
         database: Database,
         live_rooms: LiveRooms,
+        sight: Sight,
         ignored: IgnoredUsers,
         client_events: ClientEvents,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
+        self._sight = sight
         self._ignored = ignored
         self._client_events = client_events
 
@@ -81,7 +84,8 @@ class Aggregations:
         1. State events have no aggregations; memory knows whether the room has any, and which of
            the recent events have children.
         2. One query sums up the children of all the others.
-        3. The newest event of a thread is told with its own children. It is none of a thread
+        3. Where forks or fetched history have children, it is asked which of them he sees.
+        4. The newest event of a thread is told with its own children. It is none of a thread
            itself, so this ends here.
         """
         room = await self._live_rooms.find(room_id)
@@ -106,12 +110,21 @@ class Aggregations:
     ) -> dict[int, bytes]:
         if not asked:
             return {}
+        asked_nids = [event.event_nid for event in asked]
         summaries = await self._db.read(
-            relations.summarize_children,
-            room.room_nid,
-            [event.event_nid for event in asked],
-            reader,
+            relations.summarize_children, room.room_nid, asked_nids, reader
         )  # 2
+        unsure = [nid for nid, one in summaries.by_parent.items() if one.has_unsure]
+        if unsure:  # 3
+            moments = await self._db.read(relations.list_unsure, room.room_nid, unsure, reader)
+            shown = await self._sight.find_shown(requester.user_id, room, moments)
+            if shown:
+                summaries = await self._db.read(
+                    relations.summarize_children,
+                    room.room_nid,
+                    asked_nids,
+                    replace(reader, shown=list(shown)),
+                )
         children = {
             nid: load_timeline_event(room.version, stored)
             for nid, stored in summaries.events.items()
@@ -122,7 +135,7 @@ class Aggregations:
             if (summary := summaries.by_parent.get(event.event_nid)) is not None
         ]
         below = room.list_possible_parents(latest for _, _, latest in told if latest is not None)
-        inner = await self._sum_up(requester, reader, room, below)  # 3
+        inner = await self._sum_up(requester, reader, room, below)  # 4
         latest_jsons = await self._render(
             requester, room, [latest for _, _, latest in told if latest is not None], inner
         )

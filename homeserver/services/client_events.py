@@ -1,7 +1,8 @@
 """Events as one device reads them: their ready-made JSON with what is for this reader spliced in.
 
 spec: client-server-api/#room-event-format, v1.19: `unsigned` has the reader's membership at the
-event, the transaction id if his device sent it, and its bundled aggregations.
+event, the transaction id if his device sent it, and its bundled aggregations; and, by MSC4140
+beside it, to its sender the delay id of what was a delayed event.
 Invariant: `unsigned` quotes no event (replaced, redaction) that the reader may not see.
 """
 
@@ -15,7 +16,7 @@ from homeserver.core.canonical_json import encode_json
 from homeserver.core.identifiers import DeviceID, EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
-from homeserver.engine.sent_transactions import SentTransactions
+from homeserver.engine.sent_transactions import DELAYED, SentTransactions
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event, with_room_id
 from homeserver.requester import Requester
 from homeserver.services.sight import Bounds, Sight, bounds_of
@@ -26,6 +27,7 @@ Bundles = Mapping[int, bytes]
 """Event number -> JSON of its `m.relations`; events without are left out."""
 NO_BUNDLES: Bundles = {}
 _JOINED = b'"membership":"join"'
+_DELAY_ID = b'"org.matrix.msc4140.delay_id":'
 _MEMBERSHIPS = {
     name: b'"membership":"%s"' % name.encode() for name in ("join", "leave", "invite", "knock")
 }
@@ -49,11 +51,14 @@ class ClientEvents:
         live_rooms: LiveRooms,
         sight: Sight,
         transactions: SentTransactions,
+        *,
+        tells_delays: bool,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._sight = sight
         self._transactions = transactions
+        self._tells_delays = tells_delays
 
     async def render(
         self,
@@ -97,10 +102,15 @@ class ClientEvents:
         memberships: Mapping[int, str] = {}
         hidden = _NOTHING_HIDDEN
         sent: Mapping[int, str] = {}
+        delays: Mapping[int, str] = {}
         if rest:
             memberships = await self._sight.memberships(user_id, room, rest, looks_up=looks_up)
             hidden = await self._hidden(user_id, room, bounds, rest, looks_up=looks_up)
-            sent = await self._sent(requester, rest)
+            device_id = requester.device_id or requester.appservice_id
+            if device_id is not None:
+                sent = await self._sent(user_id, DeviceID(device_id), rest)
+            if self._tells_delays:
+                delays = await self._sent(user_id, DELAYED, rest)
         asked = {event.event_nid for event in rest}
         jsons = []
         for event in found:
@@ -110,6 +120,8 @@ class ClientEvents:
                 added = _membership(memberships[nid]) if nid in memberships else b""
             if nid in sent:
                 added = _joined(added, b'"transaction_id":' + encode_json(sent[nid]))
+            if nid in delays:
+                added = _joined(added, _DELAY_ID + encode_json(delays[nid]))
             if nid in bundles:
                 added = _joined(added, b'"m.relations":' + bundles[nid])
             jsons.append(
@@ -122,14 +134,9 @@ class ClientEvents:
         return jsons
 
     async def _sent(
-        self, requester: Requester, found: Iterable[TimelineEvent]
+        self, user_id: UserID, device_id: DeviceID, found: Iterable[TimelineEvent]
     ) -> Mapping[int, str]:
         """Return the transaction ids of the events that the device has sent, by event number."""
-        user_id = requester.user_id
-        sender = requester.device_id or requester.appservice_id
-        if sender is None:
-            return {}
-        device_id = DeviceID(sender)
         sent: dict[int, str] = {}
         unknown: dict[EventID, int] = {}
         for event in found:
@@ -157,9 +164,9 @@ class ClientEvents:
         replaced: dict[int, int | None] = {}
         redactions: dict[int, int | None] = {}
         for event in found:
-            if event.replaced is not None and not _is_sure(bounds, room, event.replaces):
+            if event.replaced is not None and not _is_sure(bounds, room, event, event.replaces):
                 replaced[event.event_nid] = event.replaces
-            if event.is_redacted and not _is_sure(bounds, room, event.redacted_by):
+            if event.is_redacted and not _is_sure(bounds, room, event, event.redacted_by):
                 redactions[event.event_nid] = event.redacted_by
         if not replaced and not redactions:
             return _NOTHING_HIDDEN
@@ -181,20 +188,21 @@ def _is_plain(event: TimelineEvent, user_id: UserID, bounds: Bounds) -> bool:
     """Tell whether it takes no look at anything: another's, quoting nothing, while he was in."""
     return (
         bounds.stay[0] <= event.event_nid <= bounds.stay[1]
-        and event.event.sender != user_id
+        and event.sender != user_id
         and event.replaced is None
         and not event.is_redacted
         and event.is_in_line
-        and event.event.state_key != user_id
+        and event.state_key != user_id
     )
 
 
-def _is_sure(bounds: Bounds, room: LiveRoom, event_nid: int | None) -> bool:
-    """Tell whether a quoted event is surely visible; whether it is in line is not known."""
+def _is_sure(bounds: Bounds, room: LiveRoom, event: TimelineEvent, quoted: int | None) -> bool:
+    """Tell whether what an event quotes is surely visible; whether it is in line is not known."""
     return (
-        event_nid is not None
-        and bounds.sure[0] <= event_nid <= bounds.sure[1]
-        and event_nid > room.forked_at
+        quoted is not None
+        and bounds.sure[0] <= quoted <= bounds.sure[1]
+        and quoted > room.forked_at
+        and not event.is_historical
     )
 
 

@@ -197,7 +197,7 @@ class DeviceLists:
             room = await self._live_rooms.find(mine.room_id)
             if room is None:
                 continue
-            i_moved = mine.event_nid > since
+            i_moved = max(mine.event_nid, mine.new_at) > since
             for other, member in list(room.members.items()):
                 moved = member.event_nid > since
                 if member.membership == "join" and (moved or i_moved):

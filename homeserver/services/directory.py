@@ -107,8 +107,8 @@ class Directory:
         if not await self._db.run(aliases.insert_alias, alias, room.room_nid, user_id):
             raise Conflict(f"{alias} is taken", errcode="M_UNKNOWN")
 
-    async def delete_alias(self, user_id: UserID, alias: RoomAlias) -> None:
-        """By who made it, or who may set the canonical alias of its room."""
+    async def delete_alias(self, user_id: UserID, alias: RoomAlias) -> RoomID:
+        """By who made it, or who may set the canonical alias of its room, which is returned."""
         room_id = await self._db.read(aliases.find_alias, alias)
         if room_id is None:
             raise NotFound(f"{alias} names no room")
@@ -122,3 +122,4 @@ class Directory:
             if levels.user_level(user_id) < needed:
                 raise Forbidden("Somebody else made this alias")
         await self._db.run(aliases.delete_alias, alias)
+        return room_id

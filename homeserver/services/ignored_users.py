@@ -1,10 +1,11 @@
-"""Whom a user ignores.
+"""Whom a user ignores, and whether he wants to be invited at all.
 
-spec: client-server-api/#ignoring-users, v1.19. Of those ignored, a client is told state events
-only, and no invitation.
+spec: client-server-api/#ignoring-users, #invite-permission, v1.19. Of those ignored, a client is
+told state events only, and no invitation.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
@@ -13,7 +14,16 @@ from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.services.account_data import GLOBAL, AccountData
 
 _IGNORED_USERS = "m.ignored_user_list"
+_INVITE_PERMISSION = "m.invite_permission_config"
 _MAX_REMEMBERED = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    position: int
+    """Of the feed when it was read."""
+    ignored: frozenset[UserID]
+    blocks_invites: bool
 
 
 class IgnoredUsers:
@@ -22,22 +32,32 @@ class IgnoredUsers:
     def __init__(self, account_data: AccountData, feed: ChangeFeed) -> None:
         self._account_data = account_data
         self._feed = feed
-        self._remembered: OrderedDict[UserID, tuple[int, frozenset[UserID]]] = OrderedDict()
-        """With the position of the feed at which they were read."""
+        self._remembered: OrderedDict[UserID, _Wish] = OrderedDict()
 
     async def of(self, user_id: UserID) -> frozenset[UserID]:
+        return (await self._find(user_id)).ignored
+
+    async def blocks_invites(self, user_id: UserID) -> bool:
+        return (await self._find(user_id)).blocks_invites
+
+    async def _find(self, user_id: UserID) -> _Wish:
         """Read only after the user's account data have changed."""
         known = self._remembered.get(user_id)
-        if known is not None and not self._feed.has_changed(user_id, known[0]):
+        if known is not None and not self._feed.has_changed(user_id, known.position):
             self._remembered.move_to_end(user_id)
-            return known[1]
+            return known
         position = self._feed.current
         content = await self._account_data.find(user_id, GLOBAL, _IGNORED_USERS)
-        ignored = _read(user_id, content or {})
-        self._remembered[user_id] = (position, ignored)
+        permission = await self._account_data.find(user_id, GLOBAL, _INVITE_PERMISSION)
+        wish = _Wish(
+            position,
+            _read(user_id, content or {}),
+            (permission or {}).get("default_action") == "block",
+        )
+        self._remembered[user_id] = wish
         while len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
-        return ignored
+        return wish
 
 
 def _read(user_id: UserID, content: JsonObject) -> frozenset[UserID]:

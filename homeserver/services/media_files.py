@@ -23,7 +23,7 @@ from homeserver.services.bounded_threads import BoundedThreads
 logger = logging.getLogger(__name__)
 
 _FILE_ID = re.compile(r"[0-9a-f]{32}")
-_FOLDERS = [f"{number:02x}" for number in range(256)]
+_FOLDER = re.compile(r"[0-9a-f]{2}")
 _UNFINISHED = ".part"
 _OLD_MS = 3_600_000
 """A file is that old before it counts as left over: its row may be on the way."""
@@ -73,8 +73,8 @@ class MediaFiles:
     ) -> None:
         """Delete old files that no row names; `list_known` says which of some are named."""
         before = self._clock.now_ms() - _OLD_MS
-        for name in _FOLDERS:
-            found = await self._threads.call(_list_old, self._folder / name, before)
+        for folder in await self._threads.call(_list_folders, self._folder):
+            found = await self._threads.call(_list_old, folder, before)
             named = [path.name for path in found if _FILE_ID.fullmatch(path.name)]
             known = set(await list_known(named)) if named else set()
             orphans = [
@@ -121,6 +121,12 @@ def _sync_folder(folder: Path) -> None:
 def _delete(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [found for found in folder.iterdir() if _FOLDER.fullmatch(found.name)]
+    return []
 
 
 def _list_old(folder: Path, before_ms: int) -> list[Path]:

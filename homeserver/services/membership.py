@@ -72,6 +72,7 @@ class Membership:
 
     async def leave(self, user_id: UserID, room_id: RoomID, *, reason: str | None = None) -> None:
         """Leave, reject an invitation or take back a knock."""
+        await self._remote.wait_for_member(room_id, user_id)
         room = await self._find_resident(user_id, room_id)
         if room is None:
             await self._leave_outside(user_id, room_id, reason)
@@ -99,7 +100,8 @@ class Membership:
         reason: str | None = None,
         via: Sequence[str] = (),
     ) -> RoomID:
-        """Raises as `join`."""
+        """Raises as `join`, and ServiceUnavailable."""
+        await self._remote.wait_for_member(room_id, user_id)
         room = await self._find_resident(user_id, room_id)
         content = await self._content(user_id, "knock", reason)
         if room is None:
@@ -118,7 +120,7 @@ class Membership:
         reason: str | None = None,
         is_direct: bool = False,
     ) -> None:
-        room = await self._access_member(sender, room_id)
+        room = await self._access_member(sender, room_id, user_id)
         content = await self._content(user_id, "invite", reason)
         if is_direct:
             content["is_direct"] = True
@@ -130,7 +132,7 @@ class Membership:
     async def kick(
         self, sender: UserID, room_id: RoomID, user_id: UserID, *, reason: str | None = None
     ) -> None:
-        room = await self._access_member(sender, room_id)
+        room = await self._access_member(sender, room_id, user_id)
         if room.membership_of(user_id) not in ("join", "invite", "knock"):
             raise Forbidden("The user is not in the room")
         await self._send(room_id, sender, user_id, _plain("leave", reason))
@@ -138,15 +140,15 @@ class Membership:
     async def ban(
         self, sender: UserID, room_id: RoomID, user_id: UserID, *, reason: str | None = None
     ) -> None:
-        await self._access_member(sender, room_id)
+        await self._access_member(sender, room_id, user_id)
         await self._send(room_id, sender, user_id, _plain("ban", reason))
 
     async def unban(
         self, sender: UserID, room_id: RoomID, user_id: UserID, *, reason: str | None = None
     ) -> None:
-        room = await self._access_member(sender, room_id)
+        room = await self._access_member(sender, room_id, user_id)
         if room.membership_of(user_id) != "ban":
-            raise Forbidden("The user is not banned")
+            raise Forbidden("The user is not banned", errcode="M_BAD_STATE")
         await self._send(room_id, sender, user_id, _plain("leave", reason))
 
     async def forget(self, user_id: UserID, room_id: RoomID) -> None:
@@ -179,7 +181,13 @@ class Membership:
         own = server_name_of(user_id)
         return room if room is not None and own in room.servers else None
 
-    async def _access_member(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
+    async def _access_member(self, user_id: UserID, room_id: RoomID, about: UserID) -> LiveRoom:
+        """Return the room when it is known what `about` is in it. Raises ServiceUnavailable."""
+        await self._check_joined(user_id, room_id)
+        await self._remote.wait_for_member(room_id, about)
+        return await self._check_joined(user_id, room_id)
+
+    async def _check_joined(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
         room = await self._live_rooms.find(room_id)
         if room is None or room.membership_of(user_id) != "join":
             raise Forbidden("You are not in this room")

@@ -4,18 +4,29 @@ spec: client-server-api/#sending-events-to-a-room, #redactions, v1.19.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
-from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.identifiers import EventID, RoomAlias, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_rooms import MEMBER, LiveRoom
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.sent_transactions import REDACT_SCOPE
-from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound, ServersFailed
+from homeserver.errors import (
+    BadRequest,
+    Forbidden,
+    InvalidParam,
+    LimitExceeded,
+    NotFound,
+    ServersFailed,
+)
 from homeserver.services.directory import Directory
+from homeserver.services.invitations import Invitations
 from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
+
+_CANONICAL_ALIAS = "m.room.canonical_alias"
 
 
 class Messages:
@@ -26,12 +37,14 @@ class Messages:
         timeline: Timeline,
         relations: Relations,
         directory: Directory,
+        invitations: Invitations,
     ) -> None:
         self._author = author
         self._access = access
         self._timeline = timeline
         self._relations = relations
         self._directory = directory
+        self._invitations = invitations
 
     async def send(
         self,
@@ -80,13 +93,24 @@ class Messages:
         state_key: str,
         content: JsonObject,
         *,
+        device_id: str | None = None,
+        txn_id: str | None = None,
         origin_server_ts: int | None = None,
     ) -> EventID:
         """Set a state event; the current one is answered when nothing would change."""
-        room = (await self._access.access_readable(sender, room_id)).room
+        if event_type == MEMBER:
+            await self._access.wait_for_member(room_id, UserID(state_key))
+        if event_type == MEMBER and state_key == sender:
+            room = await self._access.access_resident(sender, room_id)
+        else:
+            room = (await self._access.access_readable(sender, room_id)).room
         if event_type == "m.room.create":
             raise Forbidden("A room is created only once")
-        if event_type == "m.room.canonical_alias":
+        if event_type == MEMBER and content.get("membership") == "invite":
+            sent = await self._invitations.send_elsewhere(room, sender, state_key, content)
+            if sent is not None:
+                return sent
+        if event_type == _CANONICAL_ALIAS:
             await self._check_aliases(room, content)
         if event_type == "m.room.encryption":
             _check_encryption(content)
@@ -98,24 +122,39 @@ class Messages:
                 content=content,
                 state_key=state_key,
                 origin_server_ts=origin_server_ts,
+                device_id=device_id,
+                txn_id=txn_id,
                 skip_if_unchanged=True,
             ),
         )
 
     async def _check_aliases(self, room: LiveRoom, content: JsonObject) -> None:
         """Refuse aliases that do not lead here, but for those that are named already."""
-        named_already = _named_in(room.find_content("m.room.canonical_alias"))
+        named_already = _named_in(room.find_content(_CANONICAL_ALIAS))
         for alias in _named_in(content):
             if alias is None or alias == "" or alias in named_already:
                 continue
             if not isinstance(alias, str) or not alias.startswith("#"):
-                raise InvalidParam(f"{alias} in m.room.canonical_alias is not an alias")
+                raise InvalidParam(f"{alias} in {_CANONICAL_ALIAS} is not an alias")
             try:
                 found, _ = await self._directory.resolve(alias)
             except (NotFound, ServersFailed):
                 found = None
             if found != room.room_id:
                 raise BadRequest(f"{alias} does not lead to this room", errcode="M_BAD_ALIAS")
+
+    async def withdraw_alias(self, sender: UserID, room_id: RoomID, alias: RoomAlias) -> None:
+        """Take an alias that is gone out of m.room.canonical_alias, if the sender may do so."""
+        with suppress(Forbidden, LimitExceeded, ServersFailed):
+            room = await self._access.access_joined(sender, room_id)
+            found = room.find_state(_CANONICAL_ALIAS)
+            if found is None or alias not in _named_in(found.shown.content):
+                return
+            left = {k: value for k, value in found.shown.content.items() if value != alias}
+            others = left.pop("alt_aliases", [])
+            if isinstance(others, list) and (kept := [each for each in others if each != alias]):
+                left["alt_aliases"] = kept
+            await self.set_state(room_id, sender, _CANONICAL_ALIAS, "", left)
 
     async def redact(
         self,

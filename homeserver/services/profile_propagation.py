@@ -13,7 +13,7 @@ from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.user_rooms import UserRooms
-from homeserver.errors import Forbidden
+from homeserver.errors import Forbidden, LimitExceeded, ServersFailed
 from homeserver.storage import profiles
 from homeserver.storage.database import Database
 
@@ -61,5 +61,5 @@ class ProfilePropagation:
                 )
                 try:
                     await self._author.send_all(room_id, [template])
-                except Forbidden:
+                except (Forbidden, ServersFailed, LimitExceeded):
                     logger.info("Profile not propagated room=%s", room_id)

@@ -54,6 +54,8 @@ class RestrictedJoins:
                 outcome = JoinCheck.UNKNOWN
             elif other.membership_of(user_id) == "join":
                 return RestrictedJoin(JoinCheck.ALLOWED, self._strongest_inviter(room))
+            elif other.is_partial:
+                outcome = JoinCheck.UNKNOWN
         return RestrictedJoin(outcome)
 
     def _strongest_inviter(self, room: LiveRoom) -> UserID | None:

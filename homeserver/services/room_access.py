@@ -7,8 +7,9 @@ see are told apart by nobody: both are forbidden.
 from dataclasses import dataclass
 
 from homeserver.core.history_visibility import HistoryVisibility
-from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import Forbidden
 from homeserver.storage import events
@@ -26,10 +27,17 @@ class ReadableRoom:
 
 
 class RoomAccess:
-    def __init__(self, database: Database, live_rooms: LiveRooms, user_rooms: UserRooms) -> None:
+    def __init__(
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        user_rooms: UserRooms,
+        partial_rooms: PartialRooms,
+    ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._user_rooms = user_rooms
+        self._partial_rooms = partial_rooms
 
     async def access_joined(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
         """Raises Forbidden unless the user is joined."""
@@ -37,6 +45,31 @@ class RoomAccess:
         if room is None or room.membership_of(user_id) != "join":
             raise Forbidden("You are not in this room")
         return room
+
+    async def access_resident(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
+        """For what the room's rules alone decide: the user need not be in it, but this server.
+
+        Raises Forbidden.
+        """
+        room = await self._live_rooms.find(room_id)
+        if room is None or server_name_of(user_id) not in room.servers:
+            raise Forbidden("You are not in this room")
+        if room.is_partial and room.membership_of(user_id) != "join":
+            raise Forbidden("It is not known yet how you stand to this room")
+        return room
+
+    async def access_whole(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
+        """As `access_joined`; return when all members are known.
+
+        Raises ServiceUnavailable if that takes long.
+        """
+        await self.access_joined(user_id, room_id)
+        await self._partial_rooms.wait(room_id)
+        return await self.access_joined(user_id, room_id)
+
+    async def wait_for_member(self, room_id: RoomID, user_id: UserID) -> None:
+        """Return when it is known what a user is in a room. Raises ServiceUnavailable."""
+        await self._partial_rooms.wait_for_member(room_id, user_id)
 
     async def access_readable(self, user_id: UserID, room_id: RoomID) -> ReadableRoom:
         """Raises Forbidden unless the user is or was in the room, or anybody may read it."""

@@ -23,7 +23,8 @@ from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.live_rooms import MEMBER
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import InvalidParam
+from homeserver.errors import BadRequest, Forbidden, InvalidParam
+from homeserver.services.invitees import Invitees
 from homeserver.services.membership import Membership
 from homeserver.services.new_rooms import Beginning, NewRooms, get_room_version
 from homeserver.services.profiles import Profiles
@@ -77,6 +78,7 @@ class RoomCreation:
         new_rooms: NewRooms,
         profiles: Profiles,
         membership: Membership,
+        invitees: Invitees,
         server_name: ServerName,
         *,
         default_version: str,
@@ -84,11 +86,12 @@ class RoomCreation:
         self._new_rooms = new_rooms
         self._profiles = profiles
         self._membership = membership
+        self._invitees = invitees
         self._server_name = server_name
         self._default_version = default_version
 
     async def create(self, creator: UserID, wish: RoomWish) -> RoomID:
-        """Raises BadRequest and its kin, Forbidden, RoomInUse.
+        """Raises BadRequest and its kin, RoomInUse.
 
         When a server cannot be told of an invitation of its user the room is there nevertheless,
         and the error says why: MatrixError, as `Membership.invite` raises it.
@@ -110,8 +113,14 @@ class RoomCreation:
         )
         invited = [user_id for user_id in dict.fromkeys(wish.invite) if user_id != creator]
         here = [user_id for user_id in invited if server_name_of(user_id) == self._server_name]
+        await self._invitees.check_willing(here)
         templates = await self._templates(beginning, preset, wish, here)
-        room_id = await self._new_rooms.make(beginning, templates)
+        try:
+            room_id = await self._new_rooms.make(beginning, templates)
+        except Forbidden as error:
+            if error.errcode != Forbidden.errcode:
+                raise
+            raise BadRequest(error.message, errcode="M_INVALID_ROOM_STATE") from error
         for user_id in invited:
             if user_id not in here:
                 await self._membership.invite(creator, room_id, user_id, is_direct=wish.is_direct)

@@ -54,12 +54,11 @@ class RoomState:
         room = readable.room
         if readable.up_to is not None:
             for old in await self._state_at_leave(readable):
-                if (old.event.type, old.event.state_key) == (event_type, state_key):
+                if (old.type, old.state_key) == (event_type, state_key):
                     return old
             raise NotFound("No such state event")
         if event_type == MEMBER:
-            if UserID(state_key) not in room.members:
-                await self._partial_rooms.wait(room_id)
+            await self._partial_rooms.wait_for_member(room_id, UserID(state_key))
             members = await self._live_rooms.list_member_events(room, [UserID(state_key)])
             found = members[0] if members else None
         else:
@@ -83,7 +82,7 @@ class RoomState:
         """
 
         def wanted(event: TimelineEvent) -> bool:
-            found = event.event.membership
+            found = event.membership
             return membership in (None, found) and (
                 not_membership is None or found != not_membership
             )
@@ -114,10 +113,29 @@ class RoomState:
         room = (await self._access.access_readable(user_id, room_id)).room
         return await self._live_rooms.list_member_events(room, wanted)
 
+    async def list_cited_members(
+        self, room: LiveRoom, timeline: Collection[TimelineEvent]
+    ) -> list[TimelineEvent]:
+        """Return member events of those who speak although the room's state lacks them.
+
+        What they say cites how they were joined. Empty when all members are known.
+        """
+        if not room.is_partial:
+            return []
+        lacking = {
+            found.event.sender: found.event_nid
+            for found in timeline
+            if (member := room.members.get(found.event.sender)) is None or not member.member_event
+        }
+        if not lacking:
+            return []
+        cited = await self._db.read(events.list_auth_events, room.room_nid, [*lacking.values()])
+        members = await self.load_events(room, cited, only=MEMBER)
+        return [each for each in members if each.event.state_key in lacking]
+
     async def list_joined(self, user_id: UserID, room_id: RoomID) -> dict[UserID, Profile]:
         """Raises Forbidden unless the user is joined."""
-        await self._partial_rooms.wait(room_id)
-        room = await self._access.access_joined(user_id, room_id)
+        room = await self._access.access_whole(user_id, room_id)
         return await self._live_rooms.list_profiles(room, list(room.joined))
 
     async def list_state_at(
@@ -132,7 +150,7 @@ class RoomState:
     ) -> list[TimelineEvent]:
         stored = await self._db.read(events.list_events, room.room_nid, list(event_nids))
         loaded = [load_timeline_event(room.version, row) for row in stored]
-        return [event for event in loaded if only is None or event.event.type == only]
+        return [event for event in loaded if only is None or event.type == only]
 
     async def _state_at_leave(self, readable: ReadableRoom) -> list[TimelineEvent]:
         state_nid = await self._state_number_at_leave(readable)

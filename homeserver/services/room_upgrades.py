@@ -28,7 +28,7 @@ from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.event_author import EventAuthor
 from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
 from homeserver.engine.room_change import EventTemplate
-from homeserver.errors import BadRequest, Forbidden, TooLarge
+from homeserver.errors import BadRequest, Forbidden, LimitExceeded, ServersFailed, TooLarge
 from homeserver.services.new_rooms import Beginning, NewRooms, get_room_version
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.room_succession import RoomSuccession, predecessor_of, successor_of
@@ -44,6 +44,8 @@ _SPACE_CHILD = "m.space.child"
 _MAX_TRANSFERRED = 10_000
 """Bans and rooms of a space; a room with more is not upgraded."""
 _EVENTS_AT_ONCE = 200
+_REFUSALS = (Forbidden, LimitExceeded, ServersFailed)
+"""Of the room's rules, or of its policy server, which may also give no answer."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class RoomUpgrades:
     async def upgrade(self, user_id: UserID, room_id: RoomID, wish: UpgradeWish) -> RoomID:
         """Return the room that takes the place of this one. Raises BadRequest, Forbidden."""
         version = get_room_version(wish.new_version)
-        room = await self._access.access_joined(user_id, room_id)
+        room = await self._access.access_whole(user_id, room_id)
         levels = room.power_levels
         if levels.user_level(user_id) < levels.event_level(_TOMBSTONE, is_state=True):  # 1
             raise Forbidden("You cannot upgrade this room")
@@ -199,12 +201,12 @@ class RoomUpgrades:
             others.append(template(_POWER_LEVELS, closed))
         try:
             await self._author.send_all(room.room_id, [tombstone, *others])
-        except Forbidden:
+        except _REFUSALS:
             await self._send_tombstone(user_id, room.room_id, new_id, tombstone)
             for other in others:
                 try:
                     await self._author.send_all(room.room_id, [other])
-                except Forbidden:
+                except _REFUSALS:
                     continue
 
     async def _send_tombstone(
@@ -213,7 +215,7 @@ class RoomUpgrades:
         """Without the power for it any more, the user does not stay in the new room either."""
         try:
             await self._author.send_all(room_id, [tombstone])
-        except Forbidden:
+        except _REFUSALS:
             leave: JsonObject = {"membership": "leave"}
             await self._author.send_all(new_id, [EventTemplate(MEMBER, user_id, leave, user_id)])
             raise

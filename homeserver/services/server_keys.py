@@ -1,9 +1,10 @@
 """Keys of other servers, by which all that they sign is checked.
 
 spec: server-server-api/#retrieving-server-keys, v1.19. Invariants: a key is believed only if its
-own server has signed the answer it came in (a notary's word is in addition to that); and what is
+own server has signed the answer it came in (a notary's word is in addition to that); what is
 signed is believed only if the key was valid at its time, which is at most seven days after it was
-last asked for.
+last asked for; and a key becomes another of the same id only when it is no longer valid and its
+server itself says so: one that was made anew is not refused for ever.
 """
 
 import logging
@@ -11,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
 import orjson
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from homeserver.background import Background
 from homeserver.clock import Clock
@@ -20,19 +21,21 @@ from homeserver.core.errors import IdentifierInvalid, JsonInvalid, SignatureInva
 from homeserver.core.events import Event, required_signers
 from homeserver.core.identifiers import ServerName, parse_server_name
 from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.policy_servers import POLICY_KEY_ID
 from homeserver.core.request_signing import RequestSignature, check_request_signature
 from homeserver.core.signing import (
     PUBLIC_KEY_BYTES,
     decode_base64,
     verify_signed_json,
 )
+from homeserver.errors import LimitExceeded
 from homeserver.services.own_keys import OwnKeys
 from homeserver.services.signature_pool import SignaturePool
 from homeserver.storage import server_keys
 from homeserver.storage.database import Database
 from homeserver.storage.query import Txn
 from homeserver.storage.server_keys import StoredKey, StoredResponse
-from homeserver.transport.federation_client import FederationClient
+from homeserver.transport.federation_client import FederationClient, request_json
 from homeserver.transport.outbound import RequestFailed
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ _MAX_KEYS = 100
 """Of one server, of each kind, that are read."""
 _MAX_KEY_ID = 255
 _MAX_SERVERS = 20_000
+FETCHES_AT_ONCE = 100
+MAX_FETCHES = 1_000
+"""Under way or waiting; requests of further servers that are not known are refused for a while."""
 _KEY_PATH = "/_matrix/key/v2/server"
 _QUERY_PATH = "/_matrix/key/v2/query"
 
@@ -74,6 +80,7 @@ class ServerKeys:
         self._notaries = [notary for notary in notaries if notary != own.server_name]
         self._known: OrderedDict[ServerName, dict[str, StoredKey]] = OrderedDict()
         self._fetching: dict[ServerName, Deferred[None]] = {}
+        self._turns = DeferredSemaphore(FETCHES_AT_ONCE)
         self._not_before: OrderedDict[ServerName, tuple[float, float]] = OrderedDict()
         """Servers that gave nothing new: when to ask again (monotonic), and the pause before."""
 
@@ -90,7 +97,9 @@ class ServerKeys:
             by_server = signatures.get(server) if isinstance(signatures, dict) else None
             if not isinstance(by_server, dict) or not by_server:
                 raise SignatureInvalid(f"no signature of {server}")
-            key = await self._find_any(server, by_server, valid_at)
+            # Published or not: what a policy server recommends is not what its users have said.
+            key_ids = by_server.keys() - {POLICY_KEY_ID}
+            key = await self._find_any(server, key_ids, valid_at)
             await self._pool.verify_event(event, server, key.key_id, key.public_key)
 
     async def verify_json(self, server: ServerName, value: JsonObject) -> None:
@@ -110,7 +119,10 @@ class ServerKeys:
         uri: str,
         body: bytes,
     ) -> None:
-        """Raise SignatureInvalid unless the request is from the server that it names."""
+        """Raise SignatureInvalid unless the request is from the server that it names.
+
+        Raises LimitExceeded when that cannot be found out now.
+        """
         key = await self._find_any(
             claim.origin, [claim.key_id], self._clock.now_ms(), for_events=False
         )
@@ -131,7 +143,11 @@ class ServerKeys:
         *,
         for_events: bool = True,
     ) -> StoredKey:
-        """Return a key of these that was valid at a time (None: ever). Raises SignatureInvalid."""
+        """Return a key of these that was valid at a time (None: ever).
+
+        for_events  what it is for, is not refused because of too much to do
+        Raises SignatureInvalid, LimitExceeded.
+        """
 
         def find(keys: Mapping[str, StoredKey]) -> StoredKey | None:
             for key_id in key_ids:
@@ -146,6 +162,9 @@ class ServerKeys:
             raise SignatureInvalid(f"no Ed25519 signature of {server}")
         found = find(await self._keys_of(server))
         if found is None and server != self._own.server_name:
+            is_much = len(self._fetching) >= MAX_FETCHES and server not in self._notaries
+            if is_much and not for_events:
+                raise LimitExceeded("Too many servers are being asked", retry_after_ms=10_000)
             await self._refresh(server)
             found = find(await self._keys_of(server))
         if found is None:
@@ -188,7 +207,10 @@ class ServerKeys:
 
     async def _fetch_for_all(self, server: ServerName, waiting: Deferred[None]) -> None:
         try:
-            await self._fetch(server)
+            if server in self._notaries:  # others have a turn and wait for its key
+                await self._fetch(server)
+            else:
+                await self._turns.run(lambda: Deferred.fromCoroutine(self._fetch(server)))
         finally:
             del self._fetching[server]
             _, pause = self._not_before.get(server, (0.0, 0.0))
@@ -202,7 +224,8 @@ class ServerKeys:
     async def _fetch(self, server: ServerName) -> None:
         """1 the server itself 2 each notary, until one knows something."""
         try:
-            answer = await self._client.request_json(  # 1
+            answer = await request_json(
+                self._client,  # 1
                 "GET",
                 server,
                 _KEY_PATH,
@@ -210,7 +233,7 @@ class ServerKeys:
                 max_bytes=_MAX_ANSWER_BYTES,
                 signed=False,
             )
-            await self._store(server, answer)
+            await self._store(server, answer, may_replace=True)
         except (RequestFailed, SignatureInvalid) as error:
             logger.info("No keys server=%s: %s", server, error)
         else:
@@ -228,7 +251,8 @@ class ServerKeys:
         wanted: JsonObject = {
             "server_keys": {server: {"": {"minimum_valid_until_ts": self._clock.now_ms()}}}
         }
-        answer = await self._client.request_json(
+        answer = await request_json(
+            self._client,
             "POST",
             notary,
             _QUERY_PATH,
@@ -242,11 +266,11 @@ class ServerKeys:
         for response in found[:_MAX_KEYS] if isinstance(found, list) else []:
             if isinstance(response, dict) and response.get("server_name") == server:
                 await self.verify_json(notary, response)
-                await self._store(server, response)
+                await self._store(server, response, may_replace=False)
                 stored = True
         return stored
 
-    async def _store(self, server: ServerName, response: JsonObject) -> None:
+    async def _store(self, server: ServerName, response: JsonObject, *, may_replace: bool) -> None:
         """Believe what a server says of its keys. Raises SignatureInvalid."""
         now = self._clock.now_ms()
         keys, valid_until = read_response(server, response, now)
@@ -255,7 +279,10 @@ class ServerKeys:
         if isinstance(signatures, dict):
             own["signatures"] = {server: signatures.get(server)}
         stored = StoredResponse(encode_lenient_json(own), valid_until, now)
-        await self._db.run(store_txn, server, keys, stored)
+        current = [key for key in keys if may_replace and not key.is_old]
+        replaced = await self._db.run(store_txn, server, keys, stored, current)
+        if replaced:
+            logger.warning("A server has another key of the same id server=%s %s", server, replaced)
         self._known.pop(server, None)
 
     # Telling others.
@@ -295,10 +322,20 @@ class ServerKeys:
 
 
 def store_txn(
-    txn: Txn, server: ServerName, keys: Sequence[StoredKey], response: StoredResponse
-) -> None:
+    txn: Txn,
+    server: ServerName,
+    keys: Sequence[StoredKey],
+    response: StoredResponse,
+    replacing: Sequence[StoredKey],
+) -> list[str]:
+    """Return the ids of keys that are others now.
+
+    replacing  keys that take the places of others with their ids
+    """
+    replaced = server_keys.delete_replaced(txn, server, replacing, response.fetched_ts)
     server_keys.upsert_keys(txn, server, keys)
     server_keys.upsert_response(txn, server, response)
+    return replaced
 
 
 def read_response(

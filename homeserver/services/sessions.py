@@ -17,7 +17,13 @@ from typing import Protocol
 
 from homeserver.background import Background
 from homeserver.clock import Clock
-from homeserver.core.identifiers import DeviceID, IdentifierInvalid, UserID, parse_user_id
+from homeserver.core.identifiers import (
+    DeviceID,
+    IdentifierInvalid,
+    UserID,
+    parse_user_id,
+    server_name_of,
+)
 from homeserver.core.json_types import JsonObject
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, MissingToken, UnknownToken
 from homeserver.randomness import Randomness
@@ -101,7 +107,12 @@ class Grant:
 
     def session_body(self, user_id: UserID) -> JsonObject:
         """Return what a client is told after a login."""
-        return {"user_id": user_id, "device_id": self.device.device_id, **self.token_body()}
+        return {
+            "user_id": user_id,
+            "home_server": server_name_of(user_id),  # deprecated, but clients still look for it
+            "device_id": self.device.device_id,
+            **self.token_body(),
+        }
 
     def token_body(self) -> JsonObject:
         body: JsonObject = {"access_token": self.access_token}

@@ -8,6 +8,7 @@ Invariant: what numbers say is what the states would say.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from homeserver.core.history_visibility import (
     HistoryVisibility,
@@ -27,6 +28,9 @@ from homeserver.storage.database import Database
 _RULE = ("m.room.history_visibility", "")
 _LEAVE = "leave"
 _NEVER = 2**62
+Changes = Mapping[int, tuple[HistoryVisibility | None, str | None]]
+"""By event number."""
+NO_CHANGES: Changes = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,19 @@ class _Depths:
     left: int
 
 
+class Moment(Protocol):
+    """Where an event that is not in line, or not surely seen, stands in the room's history."""
+
+    @property
+    def event_nid(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def state_before(self) -> int | None: ...
+    @property
+    def is_historical(self) -> bool: ...
+
+
 class Sight:
     def __init__(self, database: Database, states: StateStore, dictionary: Dictionary) -> None:
         self._db = database
@@ -106,28 +123,47 @@ class Sight:
                 seen.add(event)
             elif event.state_before is not None and bounds.end >= 0:
                 unsure.append(event)
-        if not unsure:
-            return seen
+        changes = {
+            event.event_nid: find_changes(event.type, event.state_key, event.event.content, user_id)
+            for event in unsure
+            if event.state_key is not None
+        }
+        shown = await self.find_shown(user_id, room, unsure, changes)
+        return seen.union(event for event in unsure if event.event_nid in shown)
+
+    async def find_shown(
+        self,
+        user_id: UserID,
+        room: LiveRoom,
+        moments: Sequence[Moment],
+        changes: Changes = NO_CHANGES,
+    ) -> set[int]:
+        """Return the numbers of those events that the user may see by the states before them.
+
+        changes  what they themselves set, see `find_changes`
+        """
+        bounds = bounds_of(user_id, room)
+        if not moments or bounds.end < 0:
+            return set()
         member = room.members.get(user_id)
-        depths = await self._depths(room, member, unsure)
-        unsure = [event for event in unsure if not _is_after(event, bounds.end, depths.left)]
+        depths = await self._depths(room, member, moments)
+        moments = [one for one in moments if not _is_after(one, bounds.end, depths.left)]
         standings = await self._standings(
-            user_id, room, [e.state_before for e in unsure if e.state_before is not None]
+            user_id, room, [one.state_before for one in moments if one.state_before is not None]
         )
-        for event in unsure:
-            standing = standings[event.state_before or 0]
-            new_visibility, new_membership = find_changes(
-                event.event.type, event.event.state_key, event.event.content, user_id
-            )
+        shown = set()
+        for one in moments:
+            standing = standings[one.state_before or 0]
+            new_visibility, new_membership = changes.get(one.event_nid, (None, None))
             if can_see_event(
                 standing.visibility,
                 standing.membership,
-                has_joined_later=_has_joined_later(event, member, depths.joined),
+                has_joined_later=_has_joined_later(one, member, depths.joined),
                 new_visibility=new_visibility,
                 new_membership=new_membership,
             ):
-                seen.add(event)
-        return seen
+                shown.add(one.event_nid)
+        return shown
 
     async def memberships(
         self,
@@ -215,10 +251,10 @@ class Sight:
         return visibilities, memberships
 
     async def _depths(
-        self, room: LiveRoom, member: Member | None, found: Iterable[TimelineEvent]
+        self, room: LiveRoom, member: Member | None, moments: Iterable[Moment]
     ) -> _Depths:
         """Numbers do not order historical events; depths do, as far as anything does."""
-        if member is None or not any(event.is_historical for event in found):
+        if member is None or not any(one.is_historical for one in moments):
             return _Depths(-1, -1)
         wanted = [nid for nid in (member.joined_nid, member.left_nid) if nid is not None]
         stored = await self._db.read(events.list_events, room.room_nid, wanted)
@@ -226,19 +262,19 @@ class Sight:
         return _Depths(depths.get(member.joined_nid or 0, -1), depths.get(member.left_nid or 0, -1))
 
 
-def _is_after(found: TimelineEvent, end: int, left_depth: int) -> bool:
+def _is_after(found: Moment, end: int, left_depth: int) -> bool:
     """Tell whether an event came after the user's leaving."""
     if end == _NEVER:
         return False
-    return found.event.depth > left_depth if found.is_historical else found.event_nid > end
+    return found.depth > left_depth if found.is_historical else found.event_nid > end
 
 
-def _has_joined_later(found: TimelineEvent, member: Member | None, joined_depth: int) -> bool:
+def _has_joined_later(found: Moment, member: Member | None, joined_depth: int) -> bool:
     """Only the last stay matters: it is the one that begins last."""
     if member is None or member.joined_nid is None:
         return False
     if member.membership == "join":
         return True
     if found.is_historical:
-        return found.event.depth < joined_depth
+        return found.depth < joined_depth
     return found.event_nid < member.joined_nid

@@ -31,6 +31,8 @@ END: Place = (2**63 - 1, 2**62)
 _TOKEN = re.compile(r"^t(-?\d{1,19})_(-?\d{1,19})$")
 _MAX_PAGE = 1000
 _MAX_SCANNED = 5_000
+_MIN_CHUNK = 100
+"""Events read at once when the first ones were not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,11 @@ class Timeline:
         found: list[TimelineEvent] = []
         scanned = 0
         more = True
+        size = wish.limit
         while len(found) < wish.limit and more and scanned < _MAX_SCANNED:
-            chunk = await self._chunk(wish.room, place, stop, wish.limit, backwards=wish.backwards)
-            more = len(chunk) == wish.limit
+            chunk = await self._chunk(wish.room, place, stop, size, backwards=wish.backwards)
+            more = len(chunk) == size
+            size = max(size, _MIN_CHUNK)
             seen = await self.visible(wish.user_id, wish.room, chunk)
             for event in chunk:
                 scanned += 1
@@ -181,21 +185,24 @@ class Timeline:
     async def state_at(self, user_id: UserID, readable: ReadableRoom, token: str) -> int | None:
         """Return the number of the state at a token, or at the user's leaving if that was before.
 
-        None before the room began. Raises Forbidden if the user may not see the last event there.
+        1. Just before an event behind a gap, what that event says of the state counts.
+        2. Else it is the state after the last event.
+
+        None before the room began. Raises Forbidden if the user may not see that event.
         """
         room = readable.room
         place = await self.place_at(room, token, END)
         if readable.up_to is not None:
             place = min(place, await self._place_of(room, readable.up_to))
-        rows = await self._db.read(
-            events.list_timeline_backwards, room.room_nid, (place[0], place[1] + 1), START, 1
-        )
-        last = [load_timeline_event(room.version, row) for row in rows]
-        if not last:
-            return None
-        if not await self.may_see(user_id, room, last):
+        told = await self._chunk(room, place, END, 1, backwards=False)
+        if told and told[0].follows_gap and place_before(told[0]) == place:
+            state_nid = told[0].state_before  # 1
+        else:
+            told = await self._chunk(room, place, START, 1, backwards=True)  # 2
+            state_nid = told[0].state_after if told else None
+        if told and not await self.may_see(user_id, room, told):
             raise Forbidden("You may not see the room as it was then")
-        return last[0].state_after
+        return state_nid
 
     async def find_event(self, room: LiveRoom, event_id: EventID) -> TimelineEvent | None:
         """Return an event of this room, whoever may see it."""
@@ -230,6 +237,9 @@ class Timeline:
     ) -> set[TimelineEvent]:
         """Return those of `found` that the user may see, though he may ignore their senders."""
         return await self._sight.visible(user_id, room, found)
+
+    async def blocks_invites(self, user_id: UserID) -> bool:
+        return await self._ignored.blocks_invites(user_id)
 
     async def ignored_by(self, user_id: UserID) -> frozenset[UserID]:
         return await self._ignored.of(user_id)

@@ -257,7 +257,8 @@ def _send(
     ):
         return []
     if elsewhere:
-        store_edus(txn, _edus(requester.user_id, sending.event_type, position, elsewhere))
+        edus = _edus(requester.user_id, sending.event_type, position, elsewhere)
+        store_edus(txn, edus, sending.now_ms)
     return to_device.insert_messages(txn, position, outgoing) if outgoing else []
 
 

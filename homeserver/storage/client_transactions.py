@@ -76,4 +76,11 @@ def find_transaction(
 
 
 def delete_old_transactions(txn: Txn, before_ts: int) -> int:
-    return execute(txn, "DELETE FROM client_transactions WHERE created_ts < %s", (before_ts,))
+    """Delete all that are so old, but for those of delayed events."""
+    return execute(
+        txn,
+        r"""
+        DELETE FROM client_transactions
+         WHERE created_ts < %s AND device_id <> E'\x1fdelayed'""",
+        (before_ts,),
+    )

@@ -46,7 +46,7 @@ _TCP: dict[str, Any] = {
 }
 """A database host that is gone without a word is noticed within half a minute."""
 _READ_TIMEOUT = "SET statement_timeout = '20s'"
-_BEGIN = "BEGIN; SET LOCAL statement_timeout = '5min'"
+_BEGIN = b"BEGIN; SET LOCAL statement_timeout = '5min'"
 _MAX_QUEUE = 10_000
 _MAX_WAIT_SECONDS = 10.0
 _SWEEP_SECONDS = 1.0
@@ -100,9 +100,11 @@ def run_transaction(connection: Connection, function: Callable[[Txn], T]) -> T:
     for attempt in range(1, _MAX_TRIES + 1):
         try:
             with connection.cursor() as cursor:
-                cursor.execute(_BEGIN)
+                txn = Txn(cursor, keeps_back=True)
                 try:
-                    result = function(Txn(cursor))
+                    txn.run_later(_BEGIN)
+                    result = function(txn)
+                    txn.send_rest()
                 except BaseException as error:
                     if not (isinstance(error, psycopg2.Error) and _is_lost(connection, error)):
                         cursor.execute("ROLLBACK")

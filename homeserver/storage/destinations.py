@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import ServerName
-from homeserver.storage.query import Txn, execute, fetch_value, find_value, insert_many, list_rows
+from homeserver.storage.query import (
+    Txn,
+    commit_lightly,
+    execute,
+    fetch_value,
+    find_value,
+    insert_many,
+    list_rows,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +25,9 @@ class DestinationRow:
     last_success_ts: int | None
     last_cause: str | None
     last_error: str | None
+    dropped_messages: int
+    """To devices; ever."""
+    dropped_ts: int | None
 
 
 def list_destinations(txn: Txn) -> list[DestinationRow]:
@@ -25,7 +36,7 @@ def list_destinations(txn: Txn) -> list[DestinationRow]:
         DestinationRow,
         """
         SELECT server_name, delivered, failing_since_ts, next_try_ts, failures,
-               last_success_ts, last_cause, last_error
+               last_success_ts, last_cause, last_error, dropped_messages, dropped_ts
           FROM destinations ORDER BY server_name""",
     )
 
@@ -40,7 +51,7 @@ def insert_destinations(txn: Txn, servers: Sequence[ServerName], delivered: int)
 
 def update_delivered(txn: Txn, server: ServerName, delivered: int, now_ms: int) -> None:
     """Note a success. It need not survive a crash: what is sent twice is known there."""
-    execute(txn, "SET LOCAL synchronous_commit = off")
+    commit_lightly(txn)
     execute(
         txn,
         """
@@ -63,6 +74,16 @@ def update_failing(
                failures = failures + 1, last_cause = %s, last_error = %s
          WHERE server_name = %s""",
         (now_ms, next_try_ms, cause, error, server),
+    )
+
+
+def add_dropped(txn: Txn, server: ServerName, count: int, now_ms: int) -> None:
+    execute(
+        txn,
+        """
+        UPDATE destinations SET dropped_messages = dropped_messages + %s, dropped_ts = %s
+         WHERE server_name = %s""",
+        (count, now_ms, server),
     )
 
 

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 from homeserver.core.identifiers import UserID
-from homeserver.storage.query import Txn, find_value, insert_many, list_tuples
+from homeserver.storage.query import (
+    Txn,
+    array_of,
+    find_value,
+    insert_columns,
+    insert_many,
+    list_tuples,
+)
 
 
 def intern_users(txn: Txn, user_ids: Sequence[UserID]) -> dict[UserID, int]:
@@ -12,9 +19,9 @@ def intern_users(txn: Txn, user_ids: Sequence[UserID]) -> dict[UserID, int]:
     known = _users(txn, wanted)
     missing = [u for u in wanted if u not in known]
     if missing:
-        insert_many(
+        insert_columns(
             txn,
-            "INSERT INTO users (user_id) VALUES %s ON CONFLICT DO NOTHING",
+            "INSERT INTO users (user_id) SELECT * FROM unnest(%s::text[]) ON CONFLICT DO NOTHING",
             [(u,) for u in missing],
         )
         known |= _users(txn, missing)
@@ -23,7 +30,9 @@ def intern_users(txn: Txn, user_ids: Sequence[UserID]) -> dict[UserID, int]:
 
 def _users(txn: Txn, user_ids: list[UserID]) -> dict[UserID, int]:
     rows = list_tuples(
-        txn, "SELECT user_id, user_nid FROM users WHERE user_id = ANY(%s)", (user_ids,)
+        txn,
+        "SELECT user_id, user_nid FROM users WHERE user_id = ANY(%s::text[])",
+        (array_of(user_ids),),
     )
     return dict(rows)
 
@@ -57,11 +66,23 @@ def intern_slots(
 ) -> dict[tuple[str, str], int]:
     """Return the number of each (type, state key); `types` holds every type named."""
     wanted = list(dict.fromkeys(slots))
-    insert_many(
-        txn,
-        "INSERT INTO state_slots (type_nid, state_key) VALUES %s ON CONFLICT DO NOTHING",
-        [(types[t], key) for t, key in wanted],
-    )
+    known = _slots(txn, wanted, types)
+    missing = [slot for slot in wanted if slot not in known]
+    if missing:
+        insert_columns(
+            txn,
+            """
+            INSERT INTO state_slots (type_nid, state_key)
+            SELECT * FROM unnest(%s::integer[], %s::text[]) ON CONFLICT DO NOTHING""",
+            [(types[t], key) for t, key in missing],
+        )
+        known |= _slots(txn, missing, types)
+    return known
+
+
+def _slots(
+    txn: Txn, slots: Sequence[tuple[str, str]], types: dict[str, int]
+) -> dict[tuple[str, str], int]:
     rows = list_tuples(
         txn,
         """
@@ -69,7 +90,7 @@ def intern_slots(
           FROM unnest(%s::integer[], %s::text[]) AS wanted (type_nid, state_key)
           JOIN state_slots AS slots USING (type_nid, state_key)
           JOIN event_types AS types USING (type_nid)""",
-        ([types[t] for t, _ in wanted], [key for _, key in wanted]),
+        (array_of(types[t] for t, _ in slots), array_of(key for _, key in slots)),
     )
     return {(t, key): nid for t, key, nid in rows}
 

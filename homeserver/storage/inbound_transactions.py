@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import RoomID, ServerName
-from homeserver.storage.query import Txn, execute, find_value, list_rows, list_values
+from homeserver.storage.query import (
+    Txn,
+    commit_lightly,
+    execute,
+    find_value,
+    list_rows,
+    list_values,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,8 @@ def find_response(txn: Txn, origin: ServerName, txn_id: str) -> bytes | None:
 def insert_response(
     txn: Txn, origin: ServerName, txn_id: str, response: bytes, now_ms: int
 ) -> None:
+    """It need not survive a crash: events that come again are known, and so are messages."""
+    commit_lightly(txn)
     execute(
         txn,
         """

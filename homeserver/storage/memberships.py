@@ -2,18 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from homeserver.core.canonical_json import decode_json
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.storage.query import Txn, execute, find_value, insert_many, list_rows, list_tuples
+from homeserver.storage.query import (
+    Txn,
+    array_of,
+    execute,
+    find_value,
+    insert_columns,
+    insert_many,
+    list_rows,
+    list_tuples,
+)
 
 NUMBERS = {"join": 1, "invite": 2, "leave": 3, "ban": 4, "knock": 5}
 NAMES = {number: name for name, number in NUMBERS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class NewMembership:
+class NewMembership(NamedTuple):
     user_nid: int
     room_nid: int
     membership: int
@@ -32,6 +40,9 @@ class RoomOfUser:
     event_nid: int
     joined_nid: int | None
     left_nid: int | None
+    is_forgotten: bool
+    whole_nid: int | None
+    """Position at which the members came that a join had been answered without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +65,13 @@ class Profile:
 def upsert_memberships(txn: Txn, rows: Sequence[NewMembership]) -> None:
     """Write the newest membership of each (user, room); a later row of the same pair wins."""
     last = {(row.user_nid, row.room_nid): row for row in rows}
-    insert_many(
+    insert_columns(
         txn,
         """
         INSERT INTO room_memberships (user_nid, room_nid, membership, event_nid, joined_nid,
                                       left_nid)
-        VALUES %s
+        SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::smallint[], %s::bigint[],
+                             %s::bigint[], %s::bigint[])
         ON CONFLICT (user_nid, room_nid) DO UPDATE
            SET membership = excluded.membership, event_nid = excluded.event_nid,
                joined_nid = excluded.joined_nid, left_nid = excluded.left_nid,
@@ -95,14 +107,14 @@ def update_forgotten(txn: Txn, user_id: UserID, room_nid: int) -> None:
 
 
 def list_rooms_of_user(txn: Txn, user_id: UserID) -> list[RoomOfUser]:
-    """Every room with a membership that is not forgotten."""
     return list_rows(
         txn,
         RoomOfUser,
         """
-        SELECT room_nid, room_id, membership, event_nid, joined_nid, left_nid
+        SELECT room_nid, room_id, membership, event_nid, joined_nid, left_nid, forgotten, whole_nid
           FROM room_memberships JOIN rooms USING (room_nid)
-         WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s) AND NOT forgotten""",
+          LEFT JOIN partial_state_rooms USING (room_nid)
+         WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s)""",
         (user_id,),
     )
 
@@ -126,18 +138,18 @@ def list_profiles(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> dict[in
         txn,
         """
         SELECT e.event_nid, e.redacted_by IS NOT NULL,
-               (SELECT pdu FROM event_bytes AS b
+               (SELECT convert_from(pdu, 'UTF8') FROM event_bytes AS b
                  WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
           FROM unnest(%s::bigint[]) AS wanted (event_nid)
           CROSS JOIN LATERAL
                (SELECT * FROM events
                  WHERE room_nid = %s AND event_nid = wanted.event_nid OFFSET 0) AS e""",
-        (list(event_nids), room_nid),
+        (array_of(event_nids), room_nid),
     )
     return {nid: Profile() if is_redacted else _profile(pdu) for nid, is_redacted, pdu in rows}
 
 
-def _profile(pdu: bytes) -> Profile:
+def _profile(pdu: str) -> Profile:
     content = cast("dict[str, dict[str, object]]", decode_json(pdu))["content"]
     name, avatar = content.get("displayname"), content.get("avatar_url")
     return Profile(

@@ -136,7 +136,7 @@ def _check(applied: Sequence[Applied], known: Sequence[Migration]) -> str | None
 
 
 def _apply(txn: Txn, migration: Migration) -> None:
-    txn.cursor.execute(migration.sql)
+    txn.run(migration.sql)
     execute(
         txn,
         """

@@ -9,6 +9,15 @@ from homeserver.storage.query import Txn, execute, find_row, list_rows
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """Says that a room's state lacks members: what a join was answered left them out."""
+
+    join_nid: int
+    servers: Sequence[ServerName]
+    """In the room at the join; the first one answered it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PartialRow:
     room_id: RoomID
     room_version: str
@@ -31,13 +40,21 @@ def insert_partial_room(
         """
         INSERT INTO partial_state_rooms (room_nid, join_nid, servers) VALUES (%s, %s, %s)
         ON CONFLICT (room_nid) DO UPDATE
-           SET join_nid = excluded.join_nid, servers = excluded.servers""",
+           SET join_nid = excluded.join_nid, servers = excluded.servers, whole_nid = NULL""",
         (room_nid, join_nid, list(servers)),
     )
 
 
 def delete_partial_room(txn: Txn, room_nid: int) -> None:
     execute(txn, "DELETE FROM partial_state_rooms WHERE room_nid = %s", (room_nid,))
+
+
+def update_whole(txn: Txn, room_nid: int, whole_nid: int) -> None:
+    execute(
+        txn,
+        "UPDATE partial_state_rooms SET whole_nid = %s WHERE room_nid = %s",
+        (whole_nid, room_nid),
+    )
 
 
 def find_partial_room(txn: Txn, room_nid: int) -> PartialRow | None:
@@ -48,7 +65,7 @@ def find_partial_room(txn: Txn, room_nid: int) -> PartialRow | None:
         SELECT room_id, room_version, event_id, join_nid, servers
           FROM partial_state_rooms AS p JOIN rooms USING (room_nid)
           JOIN events AS e ON e.room_nid = p.room_nid AND e.event_nid = p.join_nid
-         WHERE p.room_nid = %s""",
+         WHERE p.room_nid = %s AND whole_nid IS NULL""",
         (room_nid,),
     )
 
@@ -61,7 +78,7 @@ def list_partial_rooms(txn: Txn) -> list[PartialRow]:
         SELECT room_id, room_version, event_id, join_nid, servers
           FROM partial_state_rooms AS p JOIN rooms USING (room_nid)
           JOIN events AS e ON e.room_nid = p.room_nid AND e.event_nid = p.join_nid
-         ORDER BY join_nid""",
+         WHERE whole_nid IS NULL ORDER BY join_nid""",
     )
 
 

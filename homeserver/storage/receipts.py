@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.storage.events import decode_event_id
-from homeserver.storage.query import Txn, execute, list_tuples
+from homeserver.storage.query import Txn, commit_lightly, execute, list_tuples
 
 KINDS = {"m.read": 1, "m.read.private": 2}
 NAMES = {number: name for name, number in KINDS.items()}
@@ -41,7 +41,7 @@ def upsert_receipt(txn: Txn, receipt: NewReceipt, position: int) -> bool:
 
     The commit of `txn` does not wait for the disk.
     """
-    execute(txn, "SET LOCAL synchronous_commit TO off")
+    commit_lightly(txn)
     return bool(
         execute(
             txn,

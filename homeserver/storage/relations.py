@@ -14,6 +14,7 @@ from homeserver.storage.query import (
     execute,
     fetch_value,
     insert_many,
+    list_rows,
     list_tuples,
     list_values,
 )
@@ -22,6 +23,7 @@ MAX_DEPTH = 3
 """How many relations deep `list_descendants` goes; 1 would be the children."""
 _MAX_REFERENCES = 100
 _MAX_TIES = 10
+_MAX_UNSURE = 5_000
 
 Place = tuple[int, int]
 """(depth, event number)"""
@@ -60,7 +62,9 @@ class Reader:
     ignored: Sequence[UserID]
     visible_from: int
     visible_to: int
-    """Event numbers, both included, of events in line."""
+    """Event numbers, both included, of events in line; nothing that came later is for him."""
+    shown: Sequence[int] = ()
+    """Event numbers of further children that he sees, see `list_unsure`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Summary:
     """Event numbers of the valid replacements with the newest timestamp."""
     references: Sequence[bytes]
     """Stored event ids, oldest first."""
+    has_unsure: bool
+    """There are more children, which the reader may see or not: see `list_unsure`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,18 @@ class Summaries:
 class StoredThread:
     root: StoredEvent
     latest: Place
+    is_sure: bool
+    """The reader surely sees a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsureChild:
+    parent_nid: int
+    rel_type: str
+    event_nid: int
+    depth: int
+    state_before: int
+    is_historical: bool
 
 
 def insert_relations(txn: Txn, rows: Sequence[NewRelation]) -> None:
@@ -263,7 +281,10 @@ def _values(
 def list_threads(
     txn: Txn, room_nid: int, reader: Reader, up_to: Place, limit: int, *, only_participated: bool
 ) -> list[StoredThread]:
-    """Newest reply first: the threads whose newest reply that the reader sees is up to `up_to`.
+    """Newest reply first: the threads whose newest reply is up to `up_to`.
+
+    Which replies count for the order does not depend on what the reader sees, but for those of
+    senders he ignores and those that came when he had left.
 
     1. From reply to older reply, each of another thread than all before; PostgreSQL makes no more
        of them than the limit asks for, and gives them in the order it makes them.
@@ -276,10 +297,10 @@ def list_threads(
         WITH RECURSIVE replies AS NOT MATERIALIZED (
             SELECT depth, child_nid, parent_id FROM event_relations
              WHERE room_nid = %(room)s AND rel_type = 'm.thread'
-               AND child_nid BETWEEN %(from)s AND %(to)s
-               AND NOT EXISTS (SELECT FROM events AS e
+               AND (child_nid <= %(to)s
+                    OR EXISTS (SELECT FROM events AS e
                                 WHERE e.room_nid = %(room)s AND e.event_nid = child_nid
-                                  AND (e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0))
+                                  AND e.flags & %(historical)s <> 0))
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
                                              WHERE user_id = ANY(%(ignored)s)))),
         threads (depth, child_nid, parent_id, seen) AS (
@@ -294,7 +315,15 @@ def list_threads(
                       AND parent_id <> ALL (seen)
                     ORDER BY depth DESC, child_nid DESC LIMIT 1) AS older),
         me AS MATERIALIZED (SELECT user_nid FROM users WHERE user_id = %(reader)s)
-        SELECT root.event_nid, thread.depth, thread.child_nid
+        SELECT root.event_nid, thread.depth, thread.child_nid,
+               EXISTS (SELECT FROM replies AS reply
+                        WHERE reply.parent_id = thread.parent_id
+                          AND reply.child_nid BETWEEN %(from)s AND %(to)s
+                          AND NOT EXISTS (SELECT FROM events AS e
+                                           WHERE e.room_nid = %(room)s
+                                             AND e.event_nid = reply.child_nid
+                                             AND (e.room_state IS NOT NULL
+                                                  OR e.flags & %(historical)s <> 0)))
           FROM threads AS thread CROSS JOIN LATERAL (
                SELECT event_nid, sender_nid FROM events
                 WHERE event_id = thread.parent_id AND room_nid = %(room)s OFFSET 0) AS root
@@ -309,44 +338,39 @@ def list_threads(
                     WHERE mine.room_nid = %(room)s AND mine.parent_id = thread.parent_id
                       AND mine.rel_type = 'm.thread' AND mine.sender_nid = me.user_nid)))
          LIMIT %(limit)s""",
-        {
-            "room": room_nid,
-            "reader": reader.user_id,
-            "ignored": list(reader.ignored),
-            "from": reader.visible_from,
-            "to": reader.visible_to,
-            "historical": HISTORICAL,
-            "up_to": up_to,
-            "only_participated": only_participated,
-            "limit": limit,
-        },
+        _reader_values(room_nid, reader)
+        | {"up_to": up_to, "only_participated": only_participated, "limit": limit},
     )
     roots = events.list_in_order(txn, room_nid, [row[0] for row in rows])
     return [
-        StoredThread(root, (depth, child_nid))
-        for root, (_, depth, child_nid) in zip(roots, rows, strict=True)
+        StoredThread(root, (depth, child_nid), is_sure)
+        for root, (_, depth, child_nid, is_sure) in zip(roots, rows, strict=True)
     ]
 
 
 def summarize_children(
     txn: Txn, room_nid: int, parent_nids: Sequence[int], reader: Reader
 ) -> Summaries:
-    """Sum up what a reader surely sees of the children of each parent."""
+    """Sum up what a reader is known to see of the children of each parent."""
     rows = list_tuples(
         txn,
         """
-        WITH visible AS NOT MATERIALIZED (
-            SELECT * FROM event_relations
-             WHERE room_nid = %(room)s AND child_nid BETWEEN %(from)s AND %(to)s
-               AND NOT EXISTS (SELECT FROM events AS e
-                                WHERE e.room_nid = %(room)s AND e.event_nid = child_nid
-                                  AND (e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0))
+        WITH children AS NOT MATERIALIZED (
+            SELECT *,
+                   child_nid = ANY(%(shown)s::bigint[])
+                   OR (child_nid BETWEEN %(from)s AND %(to)s
+                       AND NOT EXISTS (SELECT FROM events AS e
+                                        WHERE e.room_nid = %(room)s AND e.event_nid = child_nid
+                                          AND (e.room_state IS NOT NULL
+                                               OR e.flags & %(historical)s <> 0))) AS is_visible
+              FROM event_relations
+             WHERE room_nid = %(room)s
                AND sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
                                              WHERE user_id = ANY(%(ignored)s)))),
+        visible AS NOT MATERIALIZED (SELECT * FROM children WHERE is_visible),
         me AS MATERIALIZED (SELECT user_nid FROM users WHERE user_id = %(reader)s)
         SELECT parent.event_nid,
-               (SELECT count(*) FROM visible AS child
-                 WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.thread'),
+               counted.in_thread,
                (SELECT child_nid FROM visible AS child
                  WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.thread'
                  ORDER BY depth DESC, child_nid DESC LIMIT 1),
@@ -369,32 +393,76 @@ def summarize_children(
                     WHERE child.parent_id = parent.event_id AND child.rel_type = 'm.reference'
                     ORDER BY child.depth DESC, child.child_nid DESC
                     LIMIT %(max_references)s) AS newest
-                    ORDER BY depth, child_nid)
-          FROM events AS parent
-         WHERE parent.room_nid = %(room)s AND parent.event_nid = ANY(%(parents)s)
-           AND EXISTS (SELECT FROM visible AS child
+                    ORDER BY depth, child_nid),
+               counted.has_unsure
+          FROM events AS parent CROSS JOIN LATERAL (
+               SELECT count(*) FILTER (WHERE is_visible AND rel_type = 'm.thread') AS in_thread,
+                      bool_or(NOT is_visible) AS has_unsure
+                 FROM (SELECT rel_type, is_visible FROM children AS child
                         WHERE child.parent_id = parent.event_id
-                          AND child.rel_type IN ('m.thread', 'm.replace', 'm.reference'))""",
-        {
-            "room": room_nid,
-            "from": reader.visible_from,
-            "to": reader.visible_to,
-            "ignored": list(reader.ignored),
-            "reader": reader.user_id,
-            "historical": HISTORICAL,
+                          AND child.rel_type IN ('m.thread', 'm.replace', 'm.reference')
+                       OFFSET 0) AS child) AS counted
+         WHERE parent.room_nid = %(room)s AND parent.event_nid = ANY(%(parents)s)
+           AND counted.has_unsure IS NOT NULL""",
+        _reader_values(room_nid, reader)
+        | {
+            "shown": list(reader.shown),
             "max_ties": _MAX_TIES,
             "max_references": _MAX_REFERENCES,
             "parents": list(parent_nids),
         },
     )
     by_parent = {
-        parent_nid: Summary(count, latest, participated, replacements, [bytes(r) for r in refs])
-        for parent_nid, count, latest, participated, replacements, refs in rows
+        parent_nid: Summary(
+            count, latest, participated, replacements, [bytes(r) for r in refs], has_unsure
+        )
+        for parent_nid, count, latest, participated, replacements, refs, has_unsure in rows
     }
     shown = [nid for summary in by_parent.values() for nid in summary.replacements]
     shown += [s.latest_in_thread for s in by_parent.values() if s.latest_in_thread is not None]
     found = events.list_events(txn, room_nid, shown) if shown else []
     return Summaries(by_parent, {stored.event_nid: stored for stored in found})
+
+
+def list_unsure(
+    txn: Txn, room_nid: int, parent_nids: Sequence[int], reader: Reader
+) -> list[UnsureChild]:
+    """Return the newest children of which no number says whether the reader sees them."""
+    return list_rows(
+        txn,
+        UnsureChild,
+        """
+        SELECT parent.event_nid, child.rel_type, e.event_nid, e.depth, e.state_before,
+               e.flags & %(historical)s <> 0
+          FROM unnest(%(parents)s::bigint[]) AS wanted (event_nid)
+          CROSS JOIN LATERAL
+               (SELECT event_nid, event_id FROM events
+                 WHERE room_nid = %(room)s AND event_nid = wanted.event_nid OFFSET 0) AS parent
+          JOIN event_relations AS child
+            ON child.room_nid = %(room)s AND child.parent_id = parent.event_id
+           AND child.rel_type IN ('m.thread', 'm.replace', 'm.reference')
+           AND child.sender_nid <> ALL (ARRAY(SELECT user_nid FROM users
+                                               WHERE user_id = ANY(%(ignored)s)))
+          CROSS JOIN LATERAL
+               (SELECT event_nid, depth, state_before, room_state, flags FROM events
+                 WHERE room_nid = %(room)s AND event_nid = child.child_nid OFFSET 0) AS e
+         WHERE e.state_before IS NOT NULL
+           AND (e.event_nid NOT BETWEEN %(from)s AND %(to)s
+                OR e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0)
+         ORDER BY child.depth DESC, child.child_nid DESC LIMIT %(limit)s""",
+        _reader_values(room_nid, reader) | {"parents": list(parent_nids), "limit": _MAX_UNSURE},
+    )
+
+
+def _reader_values(room_nid: int, reader: Reader) -> dict[str, object]:
+    return {
+        "room": room_nid,
+        "reader": reader.user_id,
+        "ignored": list(reader.ignored),
+        "from": reader.visible_from,
+        "to": reader.visible_to,
+        "historical": HISTORICAL,
+    }
 
 
 def new_relation(version: RoomVersion, event: Event, row: NewEvent) -> NewRelation | None:

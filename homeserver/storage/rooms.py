@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.storage.events import HISTORICAL
 from homeserver.storage.query import (
     Txn,
@@ -27,7 +27,11 @@ class RoomHead:
     forked_at: int
     """Every event after this number is in line, but for historical ones. An outlier that found its
     place later moved the room at a position that no row remembers."""
-    is_partial: bool
+    partial_join: int | None
+    """Number of a join that was answered without members."""
+    partial_servers: list[ServerName] | None
+    whole_nid: int | None
+    """The position at which they came; None: they are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,10 @@ def find_head(txn: Txn, room_id: RoomID) -> RoomHead | None:
                                          ELSE e.event_nid END)
                            FROM events AS e
                           WHERE e.room_nid = rooms.room_nid AND e.room_state IS NOT NULL), 0),
-               EXISTS (SELECT FROM partial_state_rooms AS p WHERE p.room_nid = rooms.room_nid)
-          FROM rooms JOIN room_heads USING (room_nid) WHERE room_id = %s""",
+               p.join_nid, p.servers, p.whole_nid
+          FROM rooms JOIN room_heads USING (room_nid)
+          LEFT JOIN partial_state_rooms AS p USING (room_nid)
+         WHERE room_id = %s""",
         (HISTORICAL, room_id),
     )
 

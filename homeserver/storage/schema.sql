@@ -74,7 +74,7 @@ CREATE TABLE public.client_transactions (
     created_ts bigint NOT NULL
 );
 
-COMMENT ON TABLE public.client_transactions IS 'Makes a repeated send answer the first event id, also after a restart; kept 24 hours';
+COMMENT ON TABLE public.client_transactions IS 'Makes a repeated send answer the first event id, also after a restart; kept 24 hours, those of delayed events for ever';
 
 CREATE TABLE public.cross_signing_keys (
     user_nid bigint NOT NULL,
@@ -107,6 +107,59 @@ ALTER TABLE public.dead_letters ALTER COLUMN letter_nid ADD GENERATED ALWAYS AS 
     CACHE 1
 );
 
+CREATE TABLE public.delayed_events (
+    delay_nid bigint NOT NULL,
+    delay_id text NOT NULL COLLATE pg_catalog."C",
+    user_nid bigint NOT NULL,
+    device_id text NOT NULL COLLATE pg_catalog."C",
+    txn_id text COLLATE pg_catalog."C",
+    room_nid bigint NOT NULL,
+    event_type text NOT NULL COLLATE pg_catalog."C",
+    state_key text COLLATE pg_catalog."C",
+    origin_server_ts bigint,
+    content bytea NOT NULL,
+    delay_ms bigint NOT NULL,
+    since_ts bigint NOT NULL,
+    "position" bigint NOT NULL,
+    due_ts bigint,
+    tries integer DEFAULT 0 NOT NULL,
+    finalised_ts bigint,
+    event_id text,
+    error bytea,
+    CONSTRAINT delayed_events_check CHECK (((due_ts IS NULL) = (finalised_ts IS NOT NULL))),
+    CONSTRAINT delayed_events_check1 CHECK (((finalised_ts IS NOT NULL) OR ((event_id IS NULL) AND (error IS NULL)))),
+    CONSTRAINT delayed_events_check2 CHECK (((event_id IS NULL) OR (error IS NULL)))
+);
+
+COMMENT ON TABLE public.delayed_events IS 'What is to be sent later, and for some days what became of it';
+
+COMMENT ON COLUMN public.delayed_events.delay_id IS 'who knows it may send, restart and cancel the event: not to be guessed, not to be logged';
+
+COMMENT ON COLUMN public.delayed_events.device_id IS 'the device or application service that handed it in, for txn_id; empty: none';
+
+COMMENT ON COLUMN public.delayed_events.txn_id IS 'makes a repeated request answer the first delay_id; null: a state event by its own path';
+
+COMMENT ON COLUMN public.delayed_events.origin_server_ts IS 'null: the time of sending';
+
+COMMENT ON COLUMN public.delayed_events.content IS 'JSON, not jsonb: any JSON string is a legal value, with U+0000 too';
+
+COMMENT ON COLUMN public.delayed_events.since_ts IS 'when it was handed in or last restarted, as people''s clocks said';
+
+COMMENT ON COLUMN public.delayed_events."position" IS 'number of the room''s last event when it was handed in: what came later is newer';
+
+COMMENT ON COLUMN public.delayed_events.due_ts IS 'when it is tried next, by the clock of the process; null: it is sent, cancelled or has failed';
+
+COMMENT ON COLUMN public.delayed_events.error IS 'JSON of the error for which it was not sent; null beside a finalised_ts without event_id: cancelled';
+
+ALTER TABLE public.delayed_events ALTER COLUMN delay_nid ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.delayed_events_delay_nid_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.destinations (
     server_name text NOT NULL COLLATE pg_catalog."C",
     delivered bigint NOT NULL,
@@ -115,7 +168,9 @@ CREATE TABLE public.destinations (
     failures integer DEFAULT 0 NOT NULL,
     last_success_ts bigint,
     last_cause text,
-    last_error text
+    last_error text,
+    dropped_messages bigint DEFAULT 0 NOT NULL,
+    dropped_ts bigint
 )
 WITH (fillfactor='70');
 
@@ -124,6 +179,10 @@ COMMENT ON TABLE public.destinations IS 'How far each other server has been told
 COMMENT ON COLUMN public.destinations.delivered IS 'position in outgoing_events up to which it has been sent all that concerns it';
 
 COMMENT ON COLUMN public.destinations.failing_since_ts IS 'null: the last request was answered';
+
+COMMENT ON COLUMN public.destinations.dropped_messages IS 'messages to devices that waited too long, or were too many; ever';
+
+COMMENT ON COLUMN public.destinations.dropped_ts IS 'when that happened last';
 
 CREATE TABLE public.device_keys (
     user_nid bigint NOT NULL,
@@ -432,12 +491,16 @@ CREATE TABLE public.outgoing_edus (
     server_name text NOT NULL COLLATE pg_catalog."C",
     lane smallint NOT NULL,
     edu_type text NOT NULL,
-    content bytea NOT NULL
+    content bytea NOT NULL,
+    about text COLLATE pg_catalog."C",
+    created_ts bigint NOT NULL
 );
 
 COMMENT ON TABLE public.outgoing_edus IS 'Those that must not be lost: messages to devices, changes of devices and keys. Deleted when they are delivered';
 
 COMMENT ON COLUMN public.outgoing_edus.lane IS '0 to-device, 1 devices and keys: lower lanes go first';
+
+COMMENT ON COLUMN public.outgoing_edus.about IS 'whose devices or keys have changed: of many such changes the last is enough';
 
 ALTER TABLE public.outgoing_edus ALTER COLUMN edu_nid ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.outgoing_edus_edu_nid_seq
@@ -464,14 +527,17 @@ COMMENT ON COLUMN public.outgoing_events.origin IS 'the server that has it alrea
 CREATE TABLE public.partial_state_rooms (
     room_nid bigint NOT NULL,
     join_nid bigint NOT NULL,
-    servers text[] NOT NULL
+    servers text[] NOT NULL,
+    whole_nid bigint
 );
 
-COMMENT ON TABLE public.partial_state_rooms IS 'Rooms joined with members left out of the state, until the whole state has come';
+COMMENT ON TABLE public.partial_state_rooms IS 'Rooms joined with members left out of the state';
 
 COMMENT ON COLUMN public.partial_state_rooms.join_nid IS 'event_nid of the join; the state of what came after it is to be computed again';
 
 COMMENT ON COLUMN public.partial_state_rooms.servers IS 'the servers that were in the room at the join; the first one answered it';
+
+COMMENT ON COLUMN public.partial_state_rooms.whole_nid IS 'position in the events stream at which the whole state came; null: it has not come yet';
 
 CREATE TABLE public.pending_device_updates (
     user_nid bigint NOT NULL,
@@ -481,6 +547,16 @@ CREATE TABLE public.pending_device_updates (
 COMMENT ON TABLE public.pending_device_updates IS 'Written with each change of a local device or key; deleted in the transaction that stores what other servers are sent of it';
 
 COMMENT ON COLUMN public.pending_device_updates.device_id IS 'empty: the cross-signing keys of the user';
+
+CREATE TABLE public.pending_introductions (
+    user_nid bigint NOT NULL,
+    room_nid bigint NOT NULL,
+    servers text[]
+);
+
+COMMENT ON TABLE public.pending_introductions IS 'Local users who have come into a room that other servers are in: written with the join, deleted in the transaction that stores what those servers are sent of the devices';
+
+COMMENT ON COLUMN public.pending_introductions.servers IS 'these alone have turned out to be in the room; null: the user has just come, and all of them count';
 
 CREATE TABLE public.profile_fields (
     user_nid bigint NOT NULL,
@@ -853,6 +929,12 @@ ALTER TABLE ONLY public.cross_signing_keys
 ALTER TABLE ONLY public.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (letter_nid);
 
+ALTER TABLE ONLY public.delayed_events
+    ADD CONSTRAINT delayed_events_delay_id_key UNIQUE (delay_id);
+
+ALTER TABLE ONLY public.delayed_events
+    ADD CONSTRAINT delayed_events_pkey PRIMARY KEY (delay_nid);
+
 ALTER TABLE ONLY public.destinations
     ADD CONSTRAINT destinations_pkey PRIMARY KEY (server_name);
 
@@ -936,6 +1018,9 @@ ALTER TABLE ONLY public.partial_state_rooms
 
 ALTER TABLE ONLY public.pending_device_updates
     ADD CONSTRAINT pending_device_updates_pkey PRIMARY KEY (user_nid, device_id);
+
+ALTER TABLE ONLY public.pending_introductions
+    ADD CONSTRAINT pending_introductions_pkey PRIMARY KEY (user_nid, room_nid);
 
 ALTER TABLE ONLY public.profile_fields
     ADD CONSTRAINT profile_fields_pkey PRIMARY KEY (user_nid, field);
@@ -1031,9 +1116,17 @@ CREATE INDEX access_tokens_device ON public.access_tokens USING btree (user_nid,
 
 CREATE INDEX account_data_changes ON public.account_data USING btree (user_nid, "position");
 
-CREATE INDEX client_transactions_age ON public.client_transactions USING btree (created_ts);
+CREATE INDEX client_transactions_age ON public.client_transactions USING btree (created_ts) WHERE (device_id <> 'delayed'::text);
 
 CREATE INDEX dead_letters_by_server ON public.dead_letters USING btree (server_name, letter_nid);
+
+CREATE INDEX delayed_events_by_user ON public.delayed_events USING btree (user_nid, finalised_ts);
+
+CREATE INDEX delayed_events_due ON public.delayed_events USING btree (due_ts) WHERE (due_ts IS NOT NULL);
+
+CREATE INDEX delayed_events_finalised ON public.delayed_events USING btree (finalised_ts) WHERE (finalised_ts IS NOT NULL);
+
+CREATE UNIQUE INDEX delayed_events_transaction ON public.delayed_events USING btree (user_nid, device_id, room_nid, txn_id) WHERE (txn_id IS NOT NULL);
 
 CREATE INDEX device_list_changes_position ON public.device_list_changes USING btree ("position");
 
@@ -1139,6 +1232,12 @@ ALTER TABLE ONLY public.partial_state_rooms
 
 ALTER TABLE ONLY public.pending_device_updates
     ADD CONSTRAINT pending_device_updates_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
+
+ALTER TABLE ONLY public.pending_introductions
+    ADD CONSTRAINT pending_introductions_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
+
+ALTER TABLE ONLY public.pending_introductions
+    ADD CONSTRAINT pending_introductions_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
 
 ALTER TABLE ONLY public.profile_fields
     ADD CONSTRAINT profile_fields_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.accounts(user_nid);

@@ -2,14 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from homeserver.core.identifiers import RoomID
-from homeserver.storage.events import HIDDEN, OUTLIER, REJECTED
-from homeserver.storage.query import Txn, list_rows, list_values
+from homeserver.storage.events import (
+    AFTER_GAP,
+    HIDDEN,
+    HISTORICAL,
+    OUTLIER,
+    REJECTED,
+    SOFT_FAILED,
+)
+from homeserver.storage.query import Txn, array_of, list_rows, list_tuples, list_values
+
+_REFUSED_HISTORY = HISTORICAL | SOFT_FAILED | AFTER_GAP
+"""Old, and not signed by the room's policy server: before it is more."""
 
 
-@dataclass(frozen=True, slots=True)
-class PDURow:
+class PDURow(NamedTuple):
     event_nid: int
     event_id: bytes
     pdu: bytes
@@ -38,11 +48,10 @@ class GapRow:
 
 def list_pdus(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[PDURow]:
     """In no order; one look-up in the primary keys an event."""
-    return list_rows(
+    rows = list_tuples(
         txn,
-        PDURow,
         """
-        SELECT e.event_nid, e.event_id, b.pdu, e.redacted_by IS NOT NULL
+        SELECT e.event_nid, e.event_id, convert_from(b.pdu, 'UTF8'), e.redacted_by IS NOT NULL
           FROM unnest(%s::bigint[]) AS wanted (event_nid)
           CROSS JOIN LATERAL
                (SELECT event_nid, event_id, redacted_by FROM events
@@ -50,8 +59,9 @@ def list_pdus(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[PDURow
           CROSS JOIN LATERAL
                (SELECT pdu FROM event_bytes
                  WHERE room_nid = %s AND event_nid = wanted.event_nid OFFSET 0) AS b""",
-        (list(event_nids), room_nid, room_nid),
+        (array_of(event_nids), room_nid, room_nid),
     )
+    return [PDURow(nid, event_id, pdu.encode(), redacted) for nid, event_id, pdu, redacted in rows]
 
 
 def list_ids(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> list[bytes]:
@@ -118,7 +128,7 @@ def list_before(
 ) -> list[ServedRow]:
     """Walk back from these events, themselves included, but not to `stops` or past them.
 
-    The nearest come first, by the number of steps; at most `limit` are visited. Hidden events are
+    The nearest come first, by the number of steps; at most `limit` are visited. Rejected events are
     walked through and left out.
     """
     return list_rows(
@@ -140,13 +150,13 @@ def list_before(
           JOIN events AS e ON e.room_nid = %(room)s AND e.event_nid = visited.event_nid
           JOIN event_bytes AS b ON b.room_nid = e.room_nid AND b.event_nid = e.event_nid
           JOIN rooms ON rooms.room_nid = e.room_nid
-         WHERE e.flags & %(hidden)s = 0""",
+         WHERE e.flags & %(left_out)s = 0""",
         {
             "room": room_nid,
             "wanted": list(event_nids),
             "stops": list(stops),
             "limit": limit,
-            "hidden": HIDDEN,
+            "left_out": OUTLIER | REJECTED,
         },
     )
 
@@ -171,9 +181,10 @@ def list_after_gaps(txn: Txn, room_nid: int, over: int, up_to: int, limit: int) 
         SELECT event_id, depth
           FROM (SELECT DISTINCT event_nid FROM missing_parents WHERE room_nid = %s) AS waiting
           JOIN events AS e ON e.room_nid = %s AND e.event_nid = waiting.event_nid
-         WHERE e.depth > %s AND e.depth <= %s AND e.flags & %s = 0
+         WHERE e.depth > %s AND e.depth <= %s
+           AND (e.flags & %s = 0 OR e.flags = %s)
          ORDER BY e.depth DESC, e.event_nid DESC LIMIT %s""",
-        (room_nid, room_nid, over, up_to, HIDDEN, limit),
+        (room_nid, room_nid, over, up_to, HIDDEN, _REFUSED_HISTORY, limit),
     )
 
 

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import ServerName
-from homeserver.storage.query import Txn, execute, find_row, insert_many, list_rows
+from homeserver.storage.query import (
+    Txn,
+    execute,
+    find_row,
+    insert_many,
+    list_rows,
+    list_values,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,25 @@ def list_keys(txn: Txn, server: ServerName) -> list[StoredKey]:
     )
 
 
+def delete_replaced(
+    txn: Txn, server: ServerName, keys: Sequence[StoredKey], now_ms: int
+) -> list[str]:
+    """Delete keys whose ids these have now, if they are no longer valid; return the ids."""
+    return list_values(
+        txn,
+        str,
+        """
+        DELETE FROM server_keys AS known
+         USING unnest(%s::text[], %s::text[]) AS said (key_id, public_key)
+         WHERE known.server_name = %s AND known.key_id = said.key_id
+           AND known.public_key <> said.public_key AND known.valid_until_ts < %s
+        RETURNING known.key_id""",
+        ([key.key_id for key in keys], [key.public_key for key in keys], server, now_ms),
+    )
+
+
 def upsert_keys(txn: Txn, server: ServerName, keys: Sequence[StoredKey]) -> None:
-    """Store keys; a key never becomes another one, and lasts as long as was ever said."""
+    """Store keys; one that is stored stays as it is, and lasts as long as was ever said."""
     insert_many(
         txn,
         """

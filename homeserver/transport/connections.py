@@ -1,7 +1,7 @@
 """Connections to other machines: resolve, filter, connect, TLS.
 
-Invariant: the address that was checked is the one that is connected to. A name is resolved once;
-there is no second look-up whose answer could be another (DNS rebinding).
+Invariant: the address that was checked is the one that is connected to. A name is resolved once a
+connection, or less often; there is no second look-up whose answer could be another (DNS rebinding).
 """
 
 import ipaddress
@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.certificates import CheckedTLS
+from homeserver.transport.name_lookups import NameLookups, look_up_by
 
 _CONNECT_SECONDS = 10.0
 _MAX_ADDRESSES = 4
@@ -65,10 +66,18 @@ class TrustRoot:
 
 
 class Connections:
-    def __init__(self, reactor: Any, addresses: AddressFilter, ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        addresses: AddressFilter,
+        ca_file: str | None = None,
+        names: NameLookups | None = None,
+    ) -> None:
+        """`names`: None: the operating system's."""
         self._reactor = reactor
         self._addresses = addresses
         self._trust_root = TrustRoot(ca_file)
+        self._names = names or NameLookups(reactor, look_up_by(reactor))
 
     def endpoint(self, places: Sequence[Place], tls_name: str | None) -> IStreamClientEndpoint:
         """Return what connects to the first of these places that answers.
@@ -76,36 +85,30 @@ class Connections:
         tls_name  host name or address that the certificate must be for; None: no TLS
         """
         plain = _FirstThatAnswers(self, places)
-        if tls_name is None:
-            return plain
-        options = CheckedTLS(tls_name, self._trust_root)
-        endpoint: IStreamClientEndpoint = wrapClientTLS(options, plain)
-        return endpoint
+        return plain if tls_name is None else _OverTLS(plain, tls_name, self._trust_root)
 
     async def connect(self, place: Place, factory: IProtocolFactory) -> IProtocol:
         """Raises ConnectError (AddressRefused, the connection's) and DNSLookupError."""
-        addresses = await self._resolve(place.host)
         failure: Exception = DNSLookupError(f"{place.host} has no address")
-        for address in addresses[:_MAX_ADDRESSES]:
+        for address in (await self._resolve(place.host))[:_MAX_ADDRESSES]:
             make = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
             endpoint = make(self._reactor, address, place.port, timeout=_CONNECT_SECONDS)
             try:
                 return await endpoint.connect(factory)
             except ConnectError as error:
                 failure = error
+        self._names.forget(place.host)  # it may have moved
         raise failure
 
     async def _resolve(self, host: str) -> list[str]:
         try:
-            found = [str(ipaddress.ip_address(host))]
+            found: Sequence[str] = [str(ipaddress.ip_address(host))]
         except ValueError:
-            if not _is_name(host):  # Twisted would never say that it is not found
+            if not _is_name(host):
                 raise DNSLookupError(f"{host} is no host name") from None
-            receiver = _Receiver()
-            self._reactor.nameResolver.resolveHostName(receiver, host)
-            found = await receiver.answer
+            found = await self._names.find(host)
         allowed = [address for address in found if self._addresses.allows(address)]
-        if found and not allowed:
+        if not allowed:
             raise AddressRefused(host, found[0])
         return allowed
 
@@ -113,6 +116,25 @@ class Connections:
 def _is_name(host: str) -> bool:
     labels = host.removesuffix(".").split(".")
     return all(0 < len(label) <= _MAX_LABEL for label in labels) and len(host) <= _MAX_NAME
+
+
+@implementer(IStreamClientEndpoint)
+class _OverTLS:
+    """Prepares TLS when it connects: most requests find a kept connection instead."""
+
+    def __init__(
+        self, plain: IStreamClientEndpoint, tls_name: str, trust_root: IOpenSSLTrustRoot
+    ) -> None:
+        self._plain = plain
+        self._tls_name = tls_name
+        self._trust_root = trust_root
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 - Twisted's name
+        options = CheckedTLS(self._tls_name, self._trust_root)
+        connecting: Deferred[IProtocol] = wrapClientTLS(options, self._plain).connect(
+            protocolFactory
+        )
+        return connecting
 
 
 @implementer(IStreamClientEndpoint)
@@ -132,21 +154,3 @@ class _FirstThatAnswers:
             except (ConnectError, DNSLookupError) as error:
                 failure = error
         raise failure
-
-
-class _Receiver:
-    """Collects the addresses of a look-up (Twisted's IResolutionReceiver)."""
-
-    def __init__(self) -> None:
-        self.answer: Deferred[list[str]] = Deferred()
-        self._found: list[str] = []
-
-    def resolutionBegan(self, resolutionInProgress: object) -> None:  # noqa: N802, N803 - Twisted's names
-        del resolutionInProgress
-
-    def addressResolved(self, address: Any) -> None:  # noqa: N802 - Twisted's name
-        self._found.append(address.host)
-
-    def resolutionComplete(self) -> None:  # noqa: N802 - Twisted's name
-        if not self.answer.called:
-            self.answer.callback(self._found)

@@ -6,7 +6,7 @@ request is sent only over a connection whose certificate is for the destination.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 from urllib.parse import urlencode
 
 import orjson
@@ -86,34 +86,22 @@ def allowed_servers(section: FederationSection) -> AllowedServers:
     return AllowedServers(allowed, section.denied_servers)
 
 
+class RequestOptions(TypedDict, total=False):
+    """What a request may have besides; `SignedClient.request` says what each means."""
+
+    query: Mapping[str, str | list[str]] | None
+    content: JsonObject | bytes | None
+    timeout_seconds: float | None
+    max_bytes: int
+    signed: bool
+
+
 class FederationClient(Protocol):
     """`SignedClient` in the server; tests connect servers in memory."""
 
     async def request(
-        self,
-        method: str,
-        server: ServerName,
-        path: str,
-        *,
-        query: Mapping[str, str | list[str]] | None = None,
-        content: JsonObject | bytes | None = None,
-        timeout_seconds: float | None = None,
-        max_bytes: int = MAX_ANSWER_BYTES,
-        signed: bool = True,
+        self, method: str, server: ServerName, path: str, **options: Unpack[RequestOptions]
     ) -> bytes: ...
-
-    async def request_json(
-        self,
-        method: str,
-        server: ServerName,
-        path: str,
-        *,
-        query: Mapping[str, str | list[str]] | None = None,
-        content: JsonObject | bytes | None = None,
-        timeout_seconds: float | None = None,
-        max_bytes: int = MAX_ANSWER_BYTES,
-        signed: bool = True,
-    ) -> JsonObject: ...
 
     async def fetch(
         self,
@@ -127,6 +115,17 @@ class FederationClient(Protocol):
     ) -> Answer: ...
 
     async def fetch_url(self, url: str, *, timeout_seconds: float, max_bytes: int) -> Answer: ...
+
+
+async def request_json(
+    client: FederationClient,
+    method: str,
+    server: ServerName,
+    path: str,
+    **options: Unpack[RequestOptions],
+) -> JsonObject:
+    """Return the answer's JSON object. Raises as `SignedClient.request`."""
+    return parse_answer(await client.request(method, server, path, **options))
 
 
 class SignedClient:
@@ -225,31 +224,6 @@ class SignedClient:
             raise
         check_answer(answer)
         return answer
-
-    async def request_json(
-        self,
-        method: str,
-        server: ServerName,
-        path: str,
-        *,
-        query: Mapping[str, str | list[str]] | None = None,
-        content: JsonObject | bytes | None = None,
-        timeout_seconds: float | None = None,
-        max_bytes: int = MAX_ANSWER_BYTES,
-        signed: bool = True,
-    ) -> JsonObject:
-        """Return the answer's JSON object. Raises as `request`."""
-        body = await self.request(
-            method,
-            server,
-            path,
-            query=query,
-            content=content,
-            timeout_seconds=timeout_seconds,
-            max_bytes=max_bytes,
-            signed=signed,
-        )
-        return parse_answer(body)
 
     async def fetch(
         self,

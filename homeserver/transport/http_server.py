@@ -3,7 +3,8 @@
 Written on asyncio's protocols and not on `twisted.web`, whose own work for a request costs several
 times ours. Invariants: a connection answers one request at a time, in order; a client that hangs
 up ends the reading request it waits for; whoever sends or reads too slowly is cut off; bodies of
-requests take a bounded sum of memory, and files are sent as fast as they are taken.
+requests take a bounded sum of memory, and so do answers that are not read; files are sent as fast
+as they are taken.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import logging
 import re
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -33,6 +35,12 @@ _MIN_SWEEP_SECONDS = 0.5
 _MAX_HELD_BYTES = 256 * 1024 * 1024
 _LARGE_SHARE = 0.75
 """Of it, for bodies above the usual limit: uploads leave room for everything else."""
+_HANDSHAKE_SECONDS = 15.0
+_MAX_SECURE_OF_ADDRESS = 1_000
+"""Connections over TLS, which end here and not at a proxy. Many servers may share one address."""
+_MAX_UNSENT_BYTES = 512 * 1024 * 1024
+_MUCH_BYTES = 1024 * 1024
+"""Smaller answers do not count: there are as many as connections."""
 _CHUNK_BYTES = 64 * 1024
 _TURN_BYTES = 4 * _CHUNK_BYTES
 """Read of a file before others have their turn."""
@@ -64,12 +72,16 @@ class HttpServer:
         timeout_seconds: float,
         larger_bodies: Mapping[bytes, int] = MappingProxyType({}),
         max_held_bytes: int = _MAX_HELD_BYTES,
+        max_unsent_bytes: int = _MAX_UNSENT_BYTES,
+        max_secure_of_address: int = _MAX_SECURE_OF_ADDRESS,
+        handshake_seconds: float = _HANDSHAKE_SECONDS,
     ) -> None:
         """Construct without listening.
 
         timeout_seconds  how long a client may be idle, or take to send or read something
         larger_bodies    limits of bodies that differ, by the beginning of the path
         max_held_bytes   what bodies of requests that are not answered may take together
+        max_unsent_bytes  what answers that are not read yet may take together
         """
         self.answer = answer
         self._max_held_bytes = max_held_bytes
@@ -78,6 +90,12 @@ class HttpServer:
         self.larger_bodies = larger_bodies
         self.timeout_seconds = timeout_seconds
         self.held_bytes = 0
+        self._max_unsent_bytes = max_unsent_bytes
+        self._much_unsent: dict[HttpConnection, None] = {}
+        """Who was sent a large answer and may not have read it, in that order."""
+        self._max_secure_of_address = max_secure_of_address
+        self._handshake_seconds = handshake_seconds
+        self._secure_of_address: Counter[str] = Counter()
         self._connections: set[HttpConnection] = set()
         self._listening: list[asyncio.Server] = []
         self._sweep_timer = clock.call_later(self._sweep_seconds, self._sweep)
@@ -95,7 +113,11 @@ class HttpServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         opening = loop.create_server(
-            lambda: HttpConnection(self), sock=listening, ssl=tls, backlog=_BACKLOG
+            lambda: HttpConnection(self),
+            sock=listening,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else self._handshake_seconds,
+            backlog=_BACKLOG,
         )
         self._listening.append(await Deferred.fromFuture(asyncio.ensure_future(opening, loop=loop)))
 
@@ -112,9 +134,20 @@ class HttpServer:
 
     def opened(self, connection: "HttpConnection") -> None:
         self._connections.add(connection)
+        address = connection.secure_address
+        if address is not None:
+            self._secure_of_address[address] += 1
+            if self._secure_of_address[address] > self._max_secure_of_address:
+                connection.abort()
 
     def closed(self, connection: "HttpConnection") -> None:
         self._connections.discard(connection)
+        self._much_unsent.pop(connection, None)
+        address = connection.secure_address
+        if address is not None:
+            self._secure_of_address[address] -= 1
+            if not self._secure_of_address[address]:
+                del self._secure_of_address[address]
 
     def hold(self, more_bytes: int, *, is_large: bool) -> None:
         """Count what requests take. Raises RequestRefused when it is too much."""
@@ -122,6 +155,20 @@ class HttpServer:
         allowed = self._max_held_bytes * (_LARGE_SHARE if is_large else 1)
         if more_bytes > 0 and self.held_bytes > allowed:
             raise RequestRefused(503, "The server is too busy for a body of this size")
+
+    def sent_much(self, connection: "HttpConnection") -> None:
+        """Cut off those that have not read theirs, the oldest first, when it is too much."""
+        self._much_unsent.pop(connection, None)
+        self._much_unsent[connection] = None
+        unsent = {one: one.unsent_bytes for one in self._much_unsent}
+        total = sum(unsent.values())
+        for one, size in unsent.items():
+            if size <= _MUCH_BYTES:
+                del self._much_unsent[one]
+            elif total > self._max_unsent_bytes and one is not connection:
+                logger.warning("An answer was not read in time bytes=%d", size)
+                total -= size
+                one.abort()
 
     def date_line(self) -> bytes:
         now = self.clock.now_ms() // 1000
@@ -154,10 +201,13 @@ class HttpConnection(asyncio.Protocol):
         "_transport",
         "_unread",
         "_unsent",
+        "secure_address",
     )
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
+        self.secure_address: str | None = None
+        """Of the other side of a connection over TLS."""
         self._transport: asyncio.Transport
         self._parser: RequestParser
         self._request: HttpRequest | None = None
@@ -181,10 +231,14 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         peer: Any = transport.get_extra_info("peername")
+        # A socket for both takes IPv4 as IPv6 that begins so.
+        address = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unknown"
+        is_secure = transport.get_extra_info("sslcontext") is not None
+        self.secure_address = address if is_secure else None
         self._parser = RequestParser(
             self._server.max_body_bytes,
-            str(peer[0]) if isinstance(peer, tuple) else "unknown",
-            is_secure=transport.get_extra_info("sslcontext") is not None,
+            address,
+            is_secure=is_secure,
             larger_bodies=self._server.larger_bodies,
         )
         self._server.opened(self)
@@ -346,6 +400,8 @@ class HttpConnection(asyncio.Protocol):
             if method != "HEAD":
                 lines.append(response.body)
         self._transport.write(b"".join(lines))
+        if len(response.body) > _MUCH_BYTES:
+            self._server.sent_much(self)
 
     def _refuse(self, refusal: RequestRefused) -> None:
         body = orjson.dumps({"errcode": refusal.errcode, "error": refusal.message})
@@ -357,6 +413,13 @@ class HttpConnection(asyncio.Protocol):
         self._is_closing = True
         self._expect_something()
         self._transport.close()
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     # --- time
 

@@ -1,18 +1,18 @@
 """Outbound HTTP: every call has a time-out and a bound on the answer.
 
 Invariants: an answer that is larger than its bound, head or body, is not read to its end: the
-connection is cut. Whatever the other side does, the caller gets an Answer or RequestFailed.
+connection is cut. Whatever the other side does, the caller gets an Answer or RequestFailed; that a
+kept connection has ended meanwhile is no reason for the latter.
 """
 
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 from urllib.parse import urljoin
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectError,
     ConnectionDone,
@@ -28,12 +28,12 @@ from twisted.web._newclient import (  # they have no public names
     HEADER,
     STATUS,
     HTTP11ClientProtocol,
+    RequestNotSent,
     RequestTransmissionFailed,
 )
 from twisted.web.client import (
     URI,
     Agent,
-    FileBodyProducer,
     HTTPConnectionPool,
     ResponseDone,
     ResponseFailed,
@@ -43,7 +43,7 @@ from twisted.web.client import (
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from homeserver.transport.certificates import CertificateRefused
@@ -144,21 +144,12 @@ class Exchanges:
     async def _perform(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, max_bytes: int
     ) -> Answer:
-        def begin() -> Deferred[Any]:
-            producer = None if body is None else FileBodyProducer(io.BytesIO(body))
-            named = Headers({name: [value] for name, value in headers.items()})
-            asked: Deferred[Any] = self._agent.request(
-                method.encode(), url.encode(), named, producer
-            )
-            return asked
-
-        try:
-            response = await begin()
-        except ResponseNeverReceived as error:
-            # The other side closed a kept connection just as it was taken: once more.
-            if body is None or not all(r.check(ConnectionDone) for r in error.reasons):
-                raise
-            response = await begin()
+        response: Any = await self._agent.request(
+            method.encode(),
+            url.encode(),
+            Headers({name: [value] for name, value in headers.items()}),
+            None if body is None else _Body(body),
+        )
         collector = _Collector(max_bytes, self._held)
         response.deliverBody(collector)
         found = await collector.answer
@@ -231,15 +222,44 @@ class _EndpointFactory:
         self.endpointForURI = endpoint_for
 
 
+@implementer(IBodyProducer)
+class _Body:
+    """Writes all at once, and again if it is asked to."""
+
+    def __init__(self, content: bytes) -> None:
+        self.length = len(content)
+        self._content = content
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:  # noqa: N802 - Twisted's name
+        consumer.write(self._content)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """There is nothing more to write."""
+
+    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """There is nothing more to write."""
+
+    def stopProducing(self) -> None:  # noqa: N802 - Twisted's name
+        """There is nothing more to write."""
+
+
 class _Connection(HTTP11ClientProtocol):
     """Bounds the head of an answer, which Twisted reads to its end, be it ever so long."""
 
     transport: Any
+    was_used = False
     _head_bytes = 0
 
     def request(self, request: Any) -> Deferred[Any]:
         self._head_bytes = 0
+        self.was_used = True
         return super().request(request)
+
+    def cut(self) -> None:
+        """Close without the other side's consent: over TLS it could go on sending for ever."""
+        if self.state != "CONNECTION_LOST":  # Twisted's TLS cannot be cut off twice
+            self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
         super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted has no types here
@@ -251,8 +271,7 @@ class _Connection(HTTP11ClientProtocol):
             self._giveUp(Failure(too_large))
 
     def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted's name
-        """Close without the other side's consent: over TLS it could go on sending for ever."""
-        self.transport.abortConnection()
+        self.cut()
         self._disconnectParser(reason)  # type: ignore[no-untyped-call]  # Twisted has no types here
 
 
@@ -262,12 +281,62 @@ class _ConnectionFactory(_HTTP11ClientFactory):
         return _Connection(self._quiescentCallback)  # type: ignore[no-untyped-call]  # as above
 
 
+class _KeptConnection:
+    """Asks once more, on a new connection, what the other side has not answered on this one.
+
+    It most likely closed it just as it was taken. POST as well: what servers ask each other by it
+    reads, but for one-time keys, of which one more may then be used up.
+    """
+
+    def __init__(self, kept: _Connection, connect: Callable[[], Deferred[_Connection]]) -> None:
+        self._kept = kept
+        self._connect = connect
+
+    def request(self, request: Any) -> Deferred[Any]:
+        return self._kept.request(request).addErrback(self._request_again, request)
+
+    def _request_again(self, failure: Failure, request: Any) -> Failure | Deferred[Any]:
+        if not failure.check(RequestNotSent, RequestTransmissionFailed, ResponseNeverReceived):
+            return failure
+        reasons = getattr(failure.value, "reasons", ())
+        if not all(reason.check(ConnectionDone, ConnectionLost) for reason in reasons):
+            return failure
+        return self._connect().addCallback(lambda connection: connection.request(request))
+
+
 class _Pool(HTTPConnectionPool):
     _factory = _ConnectionFactory
+    retryAutomatically = False  # noqa: N815 - Twisted's name
+    """Twisted would not repeat what has a body."""
+    _connections: dict[Hashable, list[_Connection]]
 
-    def _removeConnection(self, key: object, connection: _Connection) -> None:  # noqa: N802 - Twisted's name
-        connection.transport.abortConnection()
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:  # noqa: N802 - Twisted's name
+        def connect() -> Deferred[Any]:
+            return self._newConnection(key, endpoint)
+
+        def found(connection: _Connection) -> _Connection | _KeptConnection:
+            return _KeptConnection(connection, connect) if connection.was_used else connection
+
+        getting: Deferred[Any] = super().getConnection(key, endpoint)
+        self._forget_empty(key)
+        return getting.addCallback(found)
+
+    def _putConnection(self, key: Hashable, connection: _Connection) -> None:  # noqa: N802 - Twisted's name
+        kept = self._connections.get(key, [])
+        dropped = kept[:1] if len(kept) >= self.maxPersistentPerHost else []
+        super()._putConnection(key, connection)  # type: ignore[no-untyped-call]  # Twisted has no types here
+        for one in dropped:
+            one.cut()
+
+    def _removeConnection(self, key: Hashable, connection: _Connection) -> None:  # noqa: N802 - Twisted's name
+        """First of all it leaves the pool: half of it there would fail the next request."""
         super()._removeConnection(key, connection)  # type: ignore[no-untyped-call]  # as above
+        self._forget_empty(key)
+        connection.cut()
+
+    def _forget_empty(self, key: Hashable) -> None:
+        if not self._connections.get(key, True):
+            del self._connections[key]
 
 
 @dataclass(slots=True)

@@ -183,12 +183,14 @@ class Pipeline:
     def _match(self, method: str, path: str) -> tuple[Route | None, list[str]]:
         if self._drained is not None:
             raise ServiceUnavailable("The server is stopping", retry_after_ms=2000)
+        if method == "OPTIONS":
+            # Also where nothing is served: a browser shows its page no answer after a preflight
+            # that failed, and a client could not tell that the server lacks the operation.
+            return None, []
         found = self._router.match(path)
         if found is None:
             raise Unrecognized("Unrecognized request path")
         by_method, values = found
-        if method == "OPTIONS":
-            return None, values
         route = by_method.get("GET" if method == "HEAD" else method)
         if route is None:
             raise Unrecognized(f"{method} is not possible here", status=405)
@@ -214,6 +216,8 @@ class Pipeline:
             elif parameter.default is inspect.Parameter.empty:
                 raise MissingParam(f"Missing query parameter {parameter.wire}")
         if route.body_kind is not None:
+            if not request.body and request.method == "PUT":
+                raise NotJSON("There is no body")
             arguments["body"] = _decode_body(route.body_kind, request.body)
         if route.wants_requester:
             arguments["requester"] = requester

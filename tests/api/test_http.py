@@ -21,7 +21,6 @@ TIMEOUT = 60
         ("GET", "/_matrix/client/v3/nothing", 404),
         ("GET", "/", 404),
         ("GET", "/_matrix/client/v3/rooms/!a:hs.test/state/a/b/c", 404),
-        ("OPTIONS", "/_matrix/nothing", 404),
         ("PATCH", "/_matrix/client/versions", 405),
         ("DELETE", "/_matrix/client/v3/sync", 405),
         ("FROBNICATE", "/_matrix/client/v3/sync", 405),
@@ -36,14 +35,26 @@ def test_attack_14_what_is_not_an_operation_is_unrecognized(
     assert reply.headers.getRawHeaders("access-control-allow-origin") == ["*"]
 
 
-def test_a_preflight_is_answered_without_a_token(homeserver: Homeserver) -> None:
-    reply = homeserver.request("OPTIONS", f"{V3}/sync")
+@pytest.mark.parametrize("path", [f"{V3}/sync", f"{V3}/not/served"])
+def test_a_preflight_is_answered_without_a_token(homeserver: Homeserver, path: str) -> None:
+    reply = homeserver.request("OPTIONS", path)
 
     assert (reply.status, reply.body) == (204, b"")
     allowed = reply.headers.getRawHeaders("access-control-allow-headers")
     assert allowed == ["X-Requested-With, Content-Type, Authorization"]
     methods = (reply.headers.getRawHeaders("access-control-allow-methods") or [""])[0]
     assert {"GET", "POST", "PUT", "DELETE", "OPTIONS"} <= set(methods.split(", "))
+
+
+def test_nothing_is_put_without_a_body(homeserver: Homeserver) -> None:
+    alice = homeserver.register("alice")
+    room_id = alice.create_room(topic="Tea")
+    path = f"/rooms/{room_id}/state/m.room.topic/"
+
+    reply = alice.put(path, None)
+
+    assert (reply.status, reply.errcode) == (400, "M_NOT_JSON")
+    assert alice.get(path).json["topic"] == "Tea"
 
 
 def test_head_is_get_without_the_body(homeserver: Homeserver) -> None:

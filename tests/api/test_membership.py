@@ -68,6 +68,16 @@ def test_a_member_without_power_acts_on_nobody(
     assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
 
 
+def test_who_is_not_banned_is_not_unbanned(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+
+    reply = alice.post(f"/rooms/{quote(room_id)}/unban", {"user_id": bob.user_id})
+
+    assert (reply.status, reply.errcode) == (403, "M_BAD_STATE")
+    assert membership_of(alice, room_id, bob) == "join"
+
+
 def test_a_stranger_cannot_invite(alice: User, bob: User) -> None:
     room_id = alice.create_room()
 
@@ -201,3 +211,76 @@ def test_attack_8_history_is_as_visible_as_the_room_said_then(
     expected = {new} | ({old} if sees_old else set()) | ({invited} if sees_invited else set())
     assert fetched == expected
     assert seen & {old, invited, new} == expected
+
+
+def put_member(user: User, room_id: str, of: User, membership: str) -> int:
+    path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(of.user_id)}"
+    return user.put(path, {"membership": membership}).status
+
+
+def test_ones_own_membership_is_also_set_as_state(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="private_chat")
+    assert put_member(bob, room_id, bob, "join") == 403
+    assert put_member(bob, "!unknown:hs.test", bob, "join") == 403
+
+    for membership in ("leave", "join"):
+        alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+        assert put_member(bob, room_id, bob, membership) == 200
+        assert membership_of(alice, room_id, bob) == membership
+
+    assert put_member(bob, room_id, alice, "leave") == 403
+
+
+def test_a_knock_is_also_set_as_state(alice: User, bob: User) -> None:
+    room_id = alice.create_room(
+        initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+    )
+
+    assert put_member(bob, room_id, bob, "join") == 403
+    assert put_member(bob, room_id, bob, "knock") == 200
+
+    assert membership_of(alice, room_id, bob) == "knock"
+
+
+def test_leaving_a_room_that_is_then_forgotten_is_told_to_other_devices(
+    both_versions: Homeserver, alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    phone = bob.login_again()
+    since = phone.sync()["next_batch"]
+    bob.post(f"/rooms/{quote(room_id)}/leave", {})
+    bob.post(f"/rooms/{quote(room_id)}/forget", {})
+
+    told = phone.sync(since)
+
+    (event,) = told["rooms"]["leave"][room_id]["timeline"]["events"]
+    assert event["content"]["membership"] == "leave"
+    assert "rooms" not in phone.sync(told["next_batch"])
+    everything = '{"room":{"include_leave":true}}'
+    assert "rooms" not in phone.sync(filter=everything)
+
+    alice.homeserver = phone.homeserver = both_versions.restart()
+    assert room_id in phone.sync(since)["rooms"]["leave"]
+    alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+    assert list(phone.sync(since)["rooms"]) == ["invite"]
+
+
+@pytest.mark.parametrize("use_state_after", ["false", "true"])
+def test_who_is_kicked_and_banned_meanwhile_is_told_of_both(
+    alice: User, bob: User, use_state_after: str
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    since = bob.sync()["next_batch"]
+    target = {"user_id": bob.user_id}
+    alice.post(f"/rooms/{quote(room_id)}/kick", target)
+    alice.send(room_id, "he is gone")
+    alice.post(f"/rooms/{quote(room_id)}/ban", target)
+
+    room = bob.sync(since, use_state_after=use_state_after)["rooms"]["leave"][room_id]
+
+    told = [event["content"]["membership"] for event in room["timeline"]["events"]]
+    assert told == ["leave", "ban"]
+    if use_state_after == "true":
+        assert [e["content"]["membership"] for e in room["state_after"]["events"]] == ["ban"]

@@ -149,7 +149,9 @@ def test_state_is_set_by_those_who_have_the_level(room: Room) -> None:
 def test_levels_as_strings_end_with_version_9(room: Room) -> None:
     reply = room.set_levels(redact="50", kick="50")
 
-    assert reply.status == (403 if room.version.integer_power_levels else 200)
+    assert reply.status == (400 if room.version.integer_power_levels else 200)
+    malformed = room.set_levels(users={"nobody": 50})
+    assert (malformed.status, malformed.errcode) == (400, "M_BAD_JSON")
 
 
 @pytest.mark.parametrize("room", ["5", "6"], indirect=True)

@@ -231,13 +231,15 @@ def test_a_stranger_can_neither_read_nor_speak(alice: User, bob: User) -> None:
         bob.get(f"/rooms/{room_id}/state/m.room.name"),
         bob.get(f"/rooms/{room_id}/members"),
         bob.get(f"/rooms/{room_id}/joined_members"),
-        bob.get(f"/rooms/{room_id}/event/{quote(event_id)}"),
         bob.put(f"/rooms/{room_id}/send/m.room.message/t", {"body": "x"}),
         bob.put(f"/rooms/{room_id}/state/m.room.name/", {"name": "x"}),
         bob.put(f"/rooms/{room_id}/redact/{quote(event_id)}/t", {}),
     ]
 
     assert [(r.status, r.errcode) for r in replies] == [(403, "M_FORBIDDEN")] * len(replies)
+    for room in (room_id, quote("!unknown:hs.test")):  # this one knows no other refusal
+        event = bob.get(f"/rooms/{room}/event/{quote(event_id)}")
+        assert (event.status, event.errcode) == (404, "M_NOT_FOUND")
 
 
 def test_a_member_without_the_power_cannot_change_state(alice: User, bob: User) -> None:
@@ -331,13 +333,21 @@ def test_a_commit_that_fails_leaves_nothing_and_the_room_goes_on(
     assert page["chunk"][0]["event_id"] == event_id
 
 
+def test_a_state_that_the_rooms_rules_do_not_allow_is_invalid(alice: User) -> None:
+    levels = {"users": {alice.user_id: 10}}
+
+    reply = alice.post("/createRoom", {"name": "Tea", "power_level_content_override": levels})
+
+    assert (reply.status, reply.errcode) == (400, "M_INVALID_ROOM_STATE")
+
+
 def test_a_refused_room_leaves_its_alias_free(alice: User, bob: User) -> None:
     wish = {
         "room_alias_name": "tea",
         "invite": [bob.user_id],
         "power_level_content_override": {"users": {bob.user_id: "x"}},
     }
-    assert alice.post("/createRoom", wish).status in (400, 403)
+    assert alice.post("/createRoom", wish).errcode == "M_BAD_JSON"
     state = [{"type": "m.room.create", "content": {}}]
     refused = {"room_alias_name": "tea", "initial_state": state}
     assert alice.post("/createRoom", refused).status == 400
@@ -440,11 +450,29 @@ def test_a_canonical_alias_must_lead_to_its_room(
     assert (reply.status, reply.errcode) == ((200, None) if errcode is None else (400, errcode))
 
 
-def test_a_canonical_alias_whose_alias_is_gone_may_stay(alice: User) -> None:
+def test_a_canonical_alias_goes_with_the_alias(alice: User) -> None:
     room_id = alice.create_room(room_alias_name="tea")
-    alice.request("DELETE", f"/directory/room/{quote('#tea:hs.test')}")
+    named = f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/"
+    for name in ("milk", "sugar"):
+        alice.put(f"/directory/room/{quote(f'#{name}:hs.test')}", {"room_id": room_id})
+    others = ["#milk:hs.test", "#sugar:hs.test"]
+    alice.put(named, {"alias": "#tea:hs.test", "alt_aliases": others})
 
+    for name in ("tea", "milk"):
+        assert alice.request("DELETE", f"/directory/room/{quote(f'#{name}:hs.test')}").status == 200
+
+    assert alice.get(named).json == {"alt_aliases": ["#sugar:hs.test"]}
+
+
+def test_a_canonical_alias_whose_alias_is_gone_may_stay(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
     content = {"alias": "#tea:hs.test", "alt_aliases": []}
+    bob.put(f"/directory/room/{quote('#tea:hs.test')}", {"room_id": room_id})
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", {"alias": "#tea:hs.test"})
+    # Bob may delete what he made, but not set the canonical alias.
+    assert bob.request("DELETE", f"/directory/room/{quote('#tea:hs.test')}").status == 200
+
     reply = alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", content)
 
     assert reply.status == 200

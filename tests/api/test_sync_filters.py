@@ -177,3 +177,60 @@ def test_to_device_messages_are_told_as_many_as_asked_for(alice: User, bob: User
         wish["since"] = part["next_batch"]
 
     assert told == [0, 1, 2]
+
+
+def test_a_filtered_timeline_is_looked_for_behind_what_the_filter_drops(
+    alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    since = bob.sync()["next_batch"]
+    texts = [alice.send(room_id, text) and text for text in "abc"]
+    for n in range(30):
+        alice.send_event(room_id, "org.noise", {"n": n})
+
+    for limit, expected, is_limited in ((2, texts[1:], True), (3, texts, False)):
+        chosen = {"room": {"timeline": {"types": ["m.room.message"], "limit": limit}}}
+        response = sync(bob, chosen, since)
+
+        assert shown(response, room_id) == expected
+        assert response["rooms"]["join"][room_id]["timeline"]["limited"] is is_limited
+
+
+def test_state_that_changed_before_a_filtered_timeline_is_told(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat", topic="coffee")
+    bob.join(room_id)
+    since = bob.sync()["next_batch"]
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})
+    for n in range(5):
+        alice.send_event(room_id, "org.noise", {"n": n})
+    alice.send(room_id, "hello")
+
+    for limit in (1, 10):
+        chosen = {"room": {"timeline": {"types": ["m.room.message"], "limit": limit}}}
+        response = sync(bob, chosen, since)
+
+        assert shown(response, room_id) == ["hello"]
+        state = response["rooms"]["join"][room_id]["state"]["events"]
+        assert [event["content"] for event in state] == [{"topic": "tea"}]
+
+
+def test_who_wants_no_timeline_is_told_the_state(alice: User, bob: User) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    bob.join(room_id)
+    since = bob.sync()["next_batch"]
+    alice.send(room_id, "hello")
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})
+
+    response = sync(bob, {"room": {"timeline": {"limit": 0}}}, since)
+
+    room = response["rooms"]["join"][room_id]
+    assert (room["timeline"]["events"], room["timeline"]["limited"]) == ([], True)
+    assert [event["content"] for event in room["state"]["events"]] == [{"topic": "tea"}]
+    messages = bob.get(
+        f"/rooms/{quote(room_id)}/messages",
+        dir="b",
+        limit=2,
+        **{"from": room["timeline"]["prev_batch"]},
+    )
+    assert [event["type"] for event in messages.json["chunk"]] == ["m.room.topic", "m.room.message"]

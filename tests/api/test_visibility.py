@@ -136,7 +136,7 @@ def test_attack_8_a_forgotten_room_is_read_no_more(alice: User, bob: User) -> No
     act(bob, room_id, "forget")
 
     assert reading(bob, room_id) == [403] * 4
-    assert bob.get(f"/rooms/{quote(room_id)}/event/{quote(event_id)}").status == 403
+    assert bob.get(f"/rooms/{quote(room_id)}/event/{quote(event_id)}").status == 404
     assert bob.join(room_id).status == 200
     assert reading(bob, room_id) == [200] * 4
 

@@ -9,7 +9,6 @@ APPSERVICE_TEST_ALICE, _GATE   `user id, space, access token` of two ordinary us
 import json
 import os
 import sqlite3
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -23,6 +22,7 @@ from appservices.kit.database import open_database
 from appservices.kit.registration import Namespaces, make_registration, write_registration
 from appservices.request_bot import requests_store
 from homeserver.core.identifiers import UserID, parse_user_id
+from tests.conftest import empty_database
 from tests.server_process import free_port, run_homeserver
 
 PREFIX = "APPSERVICE_TEST_"
@@ -55,7 +55,7 @@ class AppserviceServer:
 
 
 @pytest.fixture
-def appservice_server() -> Iterator[AppserviceServer]:
+def appservice_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AppserviceServer]:
     base_url = os.environ.get(f"{PREFIX}BASE_URL")
     if base_url is not None:
         yield AppserviceServer(
@@ -65,17 +65,20 @@ def appservice_server() -> Iterator[AppserviceServer]:
             gate=read_account("GATE"),
         )
         return
-    with tempfile.TemporaryDirectory(prefix="countersign-appservices-") as folder:
-        registration = Path(folder) / "request-bot.yaml"
-        made = make_registration(
-            appservice_id="request-bot",
-            url=f"http://127.0.0.1:{free_port()}",
-            sender_localpart="countersign",
-            namespaces=Namespaces(),
-        )
-        write_registration(made, registration)
-        sections = {"appservices": {"registration_files": [str(registration)]}}
-        with run_homeserver(Path(folder), sections) as own_base_url:
+    registration = tmp_path / "request-bot.yaml"
+    made = make_registration(
+        appservice_id="request-bot",
+        url=f"http://127.0.0.1:{free_port()}",
+        sender_localpart="countersign",
+        namespaces=Namespaces(),
+    )
+    write_registration(made, registration)
+    with empty_database(request.getfixturevalue("postgres_url"), "appservices") as url:
+        sections = {
+            "database": {"url": url},
+            "appservices": {"registration_files": [str(registration)]},
+        }
+        with run_homeserver(tmp_path, sections) as own_base_url:
             yield AppserviceServer(
                 base_url=own_base_url,
                 registration=registration,

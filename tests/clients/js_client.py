@@ -4,6 +4,7 @@ Invariant: one Node process for the whole test run; each client in it has a name
 """
 
 import asyncio
+import fcntl
 import json
 import subprocess
 from asyncio.subprocess import PIPE, Process
@@ -30,15 +31,17 @@ SIGHTINGS = {kind.__name__: kind for kind in get_args(Sighting)}
 
 def install_js_sdk() -> None:
     """Install what package-lock.json names, unless it is there already."""
-    wanted = (PROJECT / "package-lock.json").read_bytes()
-    stamp = PROJECT / "node_modules" / ".installed-lock.json"
-    if stamp.exists() and stamp.read_bytes() == wanted:
-        return
-    command = [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund"]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"npm ci failed:\n{result.stdout}{result.stderr}")
-    stamp.write_bytes(wanted)
+    with (PROJECT / "package-lock.json").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # tests in another process may want it, too
+        stamp = PROJECT / "node_modules" / ".installed-lock.json"
+        wanted = file.read()
+        if stamp.exists() and stamp.read_bytes() == wanted:
+            return
+        command = [str(NODE), str(NPM), "ci", "--no-audit", "--no-fund"]
+        result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise RuntimeError(f"npm ci failed:\n{result.stdout}{result.stderr}")
+        stamp.write_bytes(wanted)
 
 
 class JavaScriptFailedError(Exception):
@@ -122,6 +125,16 @@ class JsClient:
 
     async def send(self, room_id: str, text: str) -> str:
         return str(await self._call("send", roomId=room_id, text=text))
+
+    async def delay(self, room_id: str, text: str, delay_ms: int) -> str:
+        """Hand in a message to be sent later; gives the delay id."""
+        return str(await self._call("delay", roomId=room_id, text=text, delayMs=delay_ms))
+
+    async def delay_too_long(self, room_id: str, delay_ms: int) -> Json:
+        return await self._call("delayTooLong", roomId=room_id, delayMs=delay_ms)
+
+    async def manage_delayed(self, command: str, delay_id: str) -> Json:
+        return await self._call(command, delayId=delay_id)
 
     async def mark_read(self, room_id: str, event_id: str) -> None:
         await self._call("markRead", roomId=room_id, eventId=event_id)

@@ -5,6 +5,7 @@ already come by.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 PATIENCE_SECONDS = 10.0
@@ -79,11 +80,22 @@ class View:
         self._news.set()
 
     async def wait_for(self, sighting: Sighting) -> None:
+        await self._wait(lambda shown: shown == sighting, repr(sighting))
+
+    async def wait_for_text(self, room_id: str, text: str) -> None:
+        """Wait for a message of whatever sender and event id."""
+
+        def is_it(shown: Sighting) -> bool:
+            return isinstance(shown, Message) and (shown.room_id, shown.text) == (room_id, text)
+
+        await self._wait(is_it, repr(text))
+
+    async def _wait(self, is_wanted: Callable[[Sighting], bool], wanted: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while sighting not in self.shown:
+                while not any(map(is_wanted, self.shown)):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             listing = "\n  ".join(map(repr, self.shown))
-            raise AssertionError(f"never saw {sighting}, but:\n  {listing}") from None
+            raise AssertionError(f"never saw {wanted}, but:\n  {listing}") from None

@@ -77,7 +77,9 @@ def test_decoders_raise_nothing_but_json_invalid(data: bytes) -> None:
         (r'"\u0000\u001f\u007f\/\t"', '"\\u0000\\u001f\x7f/\\t"'),
     ],
 )
-def test_examples_of_the_specification(text: str, canonical: str) -> None:
+def test_the_examples_of_the_specification_are_encoded_as_it_says(
+    text: str, canonical: str
+) -> None:
     assert encode_canonical_json(decode_strict_json(text.encode())) == canonical.encode()
 
 

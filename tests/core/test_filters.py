@@ -131,7 +131,7 @@ def test_contains_url_includes_or_excludes() -> None:
     assert not allows({"contains_url": False}, contains_url=True)
 
 
-@pytest.mark.parametrize(("limit", "clamped"), [(1, 1), (50, 50), (51, 50), (10**9, 50)])
+@pytest.mark.parametrize(("limit", "clamped"), [(0, 0), (1, 1), (50, 50), (51, 50), (10**9, 50)])
 def test_a_limit_is_clamped(limit: int, clamped: int) -> None:
     assert parse_event_filter({"limit": limit}).clamp_limit(20, 50) == clamped
 
@@ -185,7 +185,7 @@ def test_event_fields_select_properties(fields: list[JsonValue], selected: JsonO
         ({"account_data": {"senders": ["alice"]}}, "account_data.senders"),
         ({"account_data": {"types": "m.direct"}}, "account_data.types must be a list"),
         ({"account_data": {"not_types": ["x" * 256]}}, "at most 255 characters"),
-        ({"presence": {"limit": 0}}, "presence.limit must be an integer greater than 0"),
+        ({"presence": {"limit": -1}}, "presence.limit must be an integer that is not negative"),
         ({"presence": {"limit": 1.5}}, "presence.limit"),
         ({"presence": {"limit": True}}, "presence.limit"),
         ({"presence": {"limit": "9"}}, "presence.limit"),

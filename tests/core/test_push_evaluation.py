@@ -161,7 +161,9 @@ def test_the_more_important_rule_of_a_kind_wins() -> None:
         ("", "*", message(), False),
     ],
 )
-def test_event_match(key: str, pattern: str, shown: JsonObject, holds: bool) -> None:
+def test_event_match_holds_for_what_its_pattern_matches(
+    key: str, pattern: str, shown: JsonObject, holds: bool
+) -> None:
     rules = when({"kind": "event_match", "key": key, "pattern": pattern})
 
     assert (rule_met(rules, shown) == "mine") is holds
@@ -189,7 +191,7 @@ def test_event_property_contains_needs_an_array() -> None:
     ("text", "counts"),
     [("2", {2}), ("==2", {2}), ("<2", {1}), (">2", {3}), ("<=2", {1, 2}), (">=2", {2, 3})],
 )
-def test_room_member_count(text: str, counts: set[int]) -> None:
+def test_room_member_count_compares_with_the_joined_members(text: str, counts: set[int]) -> None:
     rules = when({"kind": "room_member_count", "is": text})
 
     met = {count for count in (1, 2, 3) if rule_met(rules, message(), room(count)) == "mine"}
@@ -209,7 +211,9 @@ def test_room_member_count(text: str, counts: set[int]) -> None:
         ("Alice", None, False),
     ],
 )
-def test_contains_display_name(name: str | None, body: JsonValue, holds: bool) -> None:
+def test_contains_display_name_holds_for_the_whole_name_in_any_case(
+    name: str | None, body: JsonValue, holds: bool
+) -> None:
     rules = when({"kind": "contains_display_name"})
 
     assert (rule_met(rules, message(body), name=name) == "mine") is holds

@@ -1,5 +1,6 @@
 """The contract of docker/conformance.Dockerfile, from outside."""
 
+import datetime as dt
 import hashlib
 import hmac
 import socket
@@ -13,6 +14,11 @@ from urllib.parse import quote
 import pytest
 import trustme
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.docker.containers import (
     START_SECONDS,
@@ -107,6 +113,53 @@ def test_the_certificate_is_the_given_authoritys_for_the_servers_name(
 
     assert certificate is not None
     assert certificate["subjectAltName"] == names
+
+
+def test_an_authority_that_names_its_key_in_a_way_of_its_own_is_trusted(tmp_path: Path) -> None:
+    """Go makes key identifiers otherwise than OpenSSL, which refuses a name that does not fit."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+    now = dt.datetime.now(dt.UTC)
+    ca = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(b"a way of its own"), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path / "ca"
+    folder.mkdir()
+    (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
+    (folder / "ca.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    )
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    files = [(folder, "/complement/ca")]
+
+    with container(IMAGE, environment={"SERVER_NAME": "hs1"}, files=files) as server:
+        server.start()
+
+        with (
+            socket.create_connection(server.address(8448), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname="hs1") as secure,
+        ):
+            assert secure.getpeercert()
+
+
+def test_delayed_events_are_on_up_to_a_day(hs1: Container) -> None:
+    hs1.start()
+    token = register(hs1, "anna")
+
+    features = hs1.request("GET", "/_matrix/client/versions")[1]["unstable_features"]
+    capabilities = hs1.call("GET", "/capabilities", token=token)["capabilities"]
+
+    assert features["org.matrix.msc4140"] is True
+    assert capabilities["org.matrix.msc4140.delayed_events"]["max_delay_ms"] == 86_400_000
 
 
 @pytest.mark.parametrize(("admin", "word"), [(True, "admin"), (False, "notadmin")])

@@ -12,6 +12,7 @@ import pytest
 from homeserver.core.identifiers import ServerName
 from homeserver.services.appservices import Appservice
 from homeserver.storage.migrations import migrate
+from tests.conftest import Connect
 from tests.database import InlineDatabase
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import DEFAULT_CONFIG, Homeserver
@@ -42,33 +43,31 @@ def network() -> MemoryNetwork:
 
 @pytest.fixture
 def make_server(
-    network: MemoryNetwork, server_urls: dict[str, str], tmp_path: Path
+    network: MemoryNetwork, server_urls: dict[str, str], tmp_path: Path, connect: Connect
 ) -> Iterator[MakeServer]:
     """Make the server of a name; what it stores is rolled back after the test.
 
     Further arguments are sections of its configuration.
     """
-    made: list[tuple[Homeserver, psycopg2.extensions.connection]] = []
+    made: list[Homeserver] = []
 
     def make(
         name: str, version: str = "11", *, appservices: Sequence[Appservice] = (), **sections: Any
     ) -> Homeserver:
-        connection = psycopg2.connect(server_urls[name])
         section = dataclasses.replace(
             DEFAULT_CONFIG.server, name=ServerName(name), default_room_version=version
         )
         config = dataclasses.replace(
             DEFAULT_CONFIG, server=section, directory=tmp_path / name, **sections
         )
-        server = Homeserver(InlineDatabase(connection), config, appservices, network=network)
-        made.append((server, connection))
+        database = InlineDatabase(connect(server_urls[name]))
+        server = Homeserver(database, config, appservices, network=network)
+        made.append(server)
         return network.add(server)
 
     yield make
-    for server, connection in made:
+    for server in made:
         network.servers[server.name].stop()
-        connection.rollback()
-        connection.close()
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from homeserver.transport.federation_client import (
     MAX_ANSWER_BYTES,
     FederationClient,
     check_answer,
-    parse_answer,
 )
 from homeserver.transport.outbound import Answer, Cause, RequestFailed
 from tests import wire
@@ -184,11 +183,6 @@ class _Client:
             raise RequestFailed("the answer is too large", Cause.TOO_LARGE)
         check_answer(answer)
         return answer
-
-    async def request_json(
-        self, method: str, server: ServerName, path: str, **options: Any
-    ) -> JsonObject:
-        return parse_answer(await self.request(method, server, path, **options))
 
 
 class _Exchange(wire.Wire):

@@ -8,17 +8,19 @@ import pytest
 from twisted.internet.task import Clock as FakeReactor
 
 from homeserver.clock import Clock
+from homeserver.config import FederationSection
 from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.events import Event
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.signing import SigningKey, sign_json, verify_signed_json
 from homeserver.services.own_keys import OwnKeys, read_old_keys
+from homeserver.transport.outbound import Answer
 from tests.federation.conftest import MakeServer
 from tests.federation.hostile_server import HostileServer
 from tests.federation.network import MemoryNetwork
 from tests.federation.test_attack_7_inbound import Stage
-from tests.homeserver import START_MS, Homeserver, key_of
+from tests.homeserver import START_MS, Homeserver, Reply, key_of
 
 STRANGER = SigningKey("ed25519:stranger", b"?" * 32)
 
@@ -312,17 +314,53 @@ def test_attack_2_keys_that_make_no_sense_are_not_believed(
     assert hostile.ask(a, "GET", "/query/directory?room_alias=%23x%3Aa.test").status == 401
 
 
-def test_attack_2_a_key_does_not_become_another_by_a_later_answer(
-    network: MemoryNetwork, a: Homeserver
+def make_anew(hostile: HostileServer) -> None:
+    """Let the server have another key under the id of the one it had."""
+    hostile.key = SigningKey(hostile.key.key_id, b"t" * 32)
+    answer = hostile.keys(valid_until_ts=START_MS + 30 * 86_400_000)
+    hostile.operations["keys"] = lambda *_: answer
+
+
+@pytest.mark.parametrize(("days", "status"), [(1, 401), (8, 404)])
+def test_attack_2_a_key_becomes_another_only_when_it_is_no_longer_valid(
+    network: MemoryNetwork, a: Homeserver, days: int, status: int
 ) -> None:
+    """A server that was made anew must not be refused for ever."""
     stage = Stage(network, a)
-    taken_over = SigningKey(stage.hostile.key.key_id, b"t" * 32)
-    stage.hostile.key = taken_over
-    answer = stage.hostile.keys(valid_until_ts=START_MS + 30 * 86_400_000)
-    stage.hostile.operations["keys"] = lambda *_: answer
+    make_anew(stage.hostile)
+    a.advance(days * 86_400)
+
+    replies = [
+        stage.hostile.ask(a, "GET", "/query/directory?room_alias=%23x%3Aa.test") for _ in range(2)
+    ]
+
+    assert [reply.status for reply in replies] == [status] * 2
+
+
+def test_attack_2_a_notary_cannot_make_a_key_another(
+    network: MemoryNetwork, make_server: MakeServer
+) -> None:
+    notary = HostileServer(network, "notary.test")
+    section = FederationSection(trusted_key_servers=[notary.name])
+    a = make_server("a.test", federation=section)
+    stage = Stage(network, a)
+    made_up = HostileServer(network, "made-up.test")
+    made_up.name = stage.hostile.name
+    made_up.key = SigningKey(stage.hostile.key.key_id, b"m" * 32)
+    answer = made_up.keys(valid_until_ts=START_MS + 30 * 86_400_000)
+    signed = sign_json(answer, notary.name, notary.key)
+    notary.operations["keys"] = lambda path, _: (
+        {"server_keys": [signed]}
+        if path[0] == "query"
+        else notary.keys(valid_until_ts=START_MS + 30 * 86_400_000)
+    )
+    stage.hostile.operations["keys"] = lambda *_: Answer(503, b"{}")
     a.advance(8 * 86_400)
 
-    assert stage.hostile.ask(a, "GET", "/query/directory?room_alias=%23x%3Aa.test").status == 401
+    reply = made_up.ask(a, "GET", "/query/directory?room_alias=%23x%3Aa.test")
+
+    assert reply.status == 401
+    assert ("keys", ["query"]) in [(name, path[:1]) for name, path, _ in notary.received]
 
 
 def test_what_an_old_key_of_ours_signed_can_be_checked_by_others() -> None:
@@ -377,3 +415,27 @@ def test_attack_5_who_asks_a_notary_for_servers_that_hang_gets_an_answer(
 
     assert reply.reply().json == {"server_keys": []}
     assert len(network.requests) <= 3
+
+
+def test_attack_2_joins_and_invitations_that_are_not_signed_are_forbidden(
+    network: MemoryNetwork, a: Homeserver
+) -> None:
+    alice = a.register("alice")
+    hostile = HostileServer(network)
+    room_id = alice.create_room(preset="public_chat")
+    path = f"/make_join/{quote(room_id)}/{quote('@mallory:evil.test')}?ver=11"
+    join = hostile.sign_template(hostile.ask(a, "GET", path).json)
+    invite = hostile.invite(alice)
+    shown = {"room_version": "11", "event": forge(invite, "none"), "invite_room_state": []}
+
+    def put(operation: str, event: Event, body: Any) -> Reply:
+        target = f"{operation}/{quote(event.room_id)}/{quote(event.event_id, safe='')}"
+        return hostile.ask(a, "PUT", f"/_matrix/federation/v2/{target}", body)
+
+    replies = [
+        put("send_join", join, forge(join, "other signature")),
+        put("invite", invite, shown),
+    ]
+
+    assert [(r.status, r.errcode) for r in replies] == [(403, "M_FORBIDDEN")] * 2
+    assert "invite" not in alice.sync()["rooms"]

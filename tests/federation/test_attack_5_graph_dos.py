@@ -109,6 +109,30 @@ def test_attack_5_who_does_not_answer_holds_up_neither_the_transaction_nor_the_r
     still_works(stage)
 
 
+@pytest.mark.parametrize("part", ["/get_missing_events/", "/state_ids/", "/event_auth/"])
+def test_attack_5_who_does_not_answer_holds_up_no_events_of_others(
+    stage: Stage, b: Homeserver, part: str
+) -> None:
+    bob = b.register("bob")
+    joining = f"/join/{quote(stage.room_id)}"
+    assert bob.request("POST", joining, {}, query={"via": "a.test"}).status == 200
+    stage.network.settle()
+    stage.network.hold("evil.test", part)
+    auth = [NOWHERE] if part == "/event_auth/" else stage.auth
+    tips = [] if part == "/event_auth/" else [NOWHERE]
+    event = stage.message("hanging", prev=tips or [stage.join.event_id], auth=auth)
+    body: JsonObject = {"origin": "evil.test", "origin_server_ts": 1, "pdus": [event.pdu]}
+    stage.hostile.start_asking(stage.a, "PUT", "/send/x", body)
+
+    bob.send(stage.room_id, "from bob")
+
+    assert stage.heard() == ["from bob"]
+    stage.network.let_through("evil.test", part)
+    stage.network.advance(4)
+    assert stage.heard() == ["from bob"]
+    still_works(stage)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -281,7 +281,7 @@ def test_attack_6_an_edu_that_is_refused_stops_no_other(
         return {"pdus": {}}
 
     there.answer = answer
-    a.database.run(store_edus, rows)
+    a.database.run(store_edus, rows, a.clock.now_ms())
     a.server.federation_sender.note_stored_edus([ServerName("evil.test")])
     network.settle()
     there.say("a message")

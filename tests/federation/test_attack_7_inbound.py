@@ -6,10 +6,12 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import Deferred
 
+from homeserver.config import LimitsSection
 from homeserver.core.events import Event
 from homeserver.core.json_types import JsonObject
 from homeserver.storage import inbound_transactions
 from homeserver.storage.query import Txn, list_values
+from tests.federation.conftest import MakeServer
 from tests.federation.hostile_server import HostileServer, answer_of, send_event
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
@@ -61,6 +63,31 @@ def test_a_repeated_transaction_gets_its_answer_and_does_nothing(stage: Stage) -
 
     assert [answer.json for answer in answers] == [{"pdus": {first.event_id: {}}}] * 3
     assert stage.heard() == ["first"]
+
+
+def test_attack_7_a_request_that_is_replayed_days_later_does_nothing_again(stage: Stage) -> None:
+    """The answer that it had is forgotten by then; its signature is as good as ever."""
+    message: JsonObject = {stage.alice.user_id: {str(stage.alice.device_id): {"n": 1}}}
+    edu: JsonObject = {
+        "edu_type": "m.direct_to_device",
+        "content": {
+            "sender": stage.join.sender,
+            "type": "m.test",
+            "message_id": "once",
+            "messages": message,
+        },
+    }
+    event = stage.message("once")
+
+    statuses = []
+    for _ in range(2):
+        reply = stage.hostile.transaction(stage.a, [event], [edu], txn_id="same")
+        statuses.append(reply.status)
+        stage.network.advance(2 * 86_400)
+
+    assert statuses == [200, 200]
+    assert stage.heard() == ["once"]
+    assert len(stage.alice.sync()["to_device"]["events"]) == 1
 
 
 def test_the_same_id_of_another_server_is_another_transaction(
@@ -323,6 +350,45 @@ def test_attack_7_who_sends_faster_than_can_be_read_is_told_to_wait(stage: Stage
         statuses.append(answer_of(sent).status)
 
     assert statuses == [200] * 20 + [429] * 5
+
+
+def test_attack_7_what_many_servers_send_together_is_bounded_in_bytes_and_each_has_a_share(
+    network: MemoryNetwork, make_server: MakeServer
+) -> None:
+    """Each event hangs on one that nobody gives, so that it is held until its server answers."""
+    a = make_server("a.test", limits=LimitsSection(inbound_federation_bytes=400_000))
+    stage = Stage(network, a)
+    origins = [stage.hostile, *(HostileServer(network, f"evil{n}.test") for n in range(2))]
+    joins = [stage.join] + [other.join(a, stage.room_id) for other in origins[1:]]
+    honest = HostileServer(network, "good.test")
+    good = honest.join(a, stage.room_id, "bob")
+    for origin in origins:
+        network.hold(origin.name, "/get_missing_events/")
+    statuses: dict[str, list[int]] = {}
+    for number in range(6):
+        for origin, join in zip(origins, joins, strict=True):
+            hanging = send_event(
+                origin, join, "x" * 50_000, prev=["$" + "A" * 43], auth=join.auth_events
+            )
+            body: JsonObject = {"origin": "x", "origin_server_ts": 1, "pdus": [hanging.pdu]}
+            sent = origin.start_asking(a, "PUT", f"/send/{number}", body)
+            network.settle()
+            a.advance(3)
+            network.settle()
+            statuses.setdefault(origin.name, []).append(answer_of(sent).status)
+    small: JsonObject = {"pdus": [send_event(honest, good, "heard").pdu]}
+    sent = honest.start_asking(a, "PUT", "/send/small", small)
+    network.settle()
+    a.advance(3)
+
+    assert [found.count(200) for found in statuses.values()] == [2, 2, 2]
+    assert {found[-1] for found in statuses.values()} == {429}
+    assert answer_of(sent).status == 200
+    for origin in origins:
+        network.let_through(origin.name, "/get_missing_events/")
+    network.advance(600)
+    assert stage.hostile.transaction(a, [stage.message("y" * 50_000)]).status == 200
+    assert "heard" in stage.heard()
 
 
 def test_attack_7_a_join_that_was_refused_is_not_let_in_by_being_sent_again(

@@ -22,7 +22,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.core.signing import sign_json
 from homeserver.services.federation.failure_causes import FailureCause
 from homeserver.transport.address_filter import AddressFilter
-from homeserver.transport.federation_client import AllowedServers, check_answer, parse_answer
+from homeserver.transport.federation_client import AllowedServers, check_answer
 from homeserver.transport.outbound import Answer, Cause, RequestFailed
 from tests.homeserver import START_MS, key_of
 
@@ -92,11 +92,6 @@ class Internet:
     async def request(self, method: str, server: ServerName, path: str, **_: Any) -> bytes:
         assert method == "GET"
         return (await self.fetch(server, path)).body
-
-    async def request_json(
-        self, method: str, server: ServerName, path: str, **_: Any
-    ) -> JsonObject:
-        return parse_answer(await self.request(method, server, path))
 
     def ask_queue(self, server: ServerName) -> JsonObject:
         if self.queue is None:

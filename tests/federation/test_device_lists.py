@@ -5,6 +5,8 @@ spec: server-server-api/#device-management, #end-to-end-encryption, v1.19.
 
 from typing import Any
 
+import pytest
+
 from tests.api.signed_keys import (
     CrossSigningKeys,
     device_keys,
@@ -42,11 +44,34 @@ def settle(user: User) -> None:
     user.homeserver.settle()
 
 
+@pytest.fixture
+def alice(a: Homeserver) -> User:
+    return a.register("alice")
+
+
+@pytest.fixture
+def bob(b: Homeserver) -> User:
+    return b.register("bob")
+
+
+@pytest.fixture
+def room_id(alice: User, bob: User) -> str:
+    """Both are in it."""
+    return meet(alice, bob)
+
+
+@pytest.fixture
+def since(alice: User, bob: User, room_id: str) -> str:
+    """A token of bob's, whose server keeps the list of alice's one device by now."""
+    del room_id
+    upload_device_keys(alice)
+    devices_of(bob, alice)
+    return str(bob.sync()["next_batch"])
+
+
 def test_keys_are_seen_on_the_other_server_and_kept(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
     keys = upload_device_keys(alice)
     settle(alice)
 
@@ -58,12 +83,9 @@ def test_keys_are_seen_on_the_other_server_and_kept(
     assert network.requests == []
 
 
-def test_a_new_device_is_told_of(network: MemoryNetwork, a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
-    upload_device_keys(alice)
-    devices_of(bob, alice)
-    since = bob.sync()["next_batch"]
+def test_a_new_device_is_told_of(
+    network: MemoryNetwork, alice: User, bob: User, since: str
+) -> None:
     network.requests.clear()
 
     other = alice.login_again()
@@ -75,9 +97,7 @@ def test_a_new_device_is_told_of(network: MemoryNetwork, a: Homeserver, b: Homes
     assert asked_for(network, "/user/") == 0
 
 
-def test_a_deleted_device_is_gone_on_the_other_server(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
+def test_a_deleted_device_is_gone_on_the_other_server(alice: User, bob: User, room_id: str) -> None:
     other = alice.login_again()
     for device in (alice, other):
         upload_device_keys(device)
@@ -91,12 +111,9 @@ def test_a_deleted_device_is_gone_on_the_other_server(a: Homeserver, b: Homeserv
     assert list(devices_of(bob, alice)) == [alice.device_id]
 
 
-def test_a_renamed_device_has_its_name_on_the_other_server(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
-    upload_device_keys(alice)
-    devices_of(bob, alice)
-    since = bob.sync()["next_batch"]
+def test_a_renamed_device_has_its_name_on_the_other_server(
+    alice: User, bob: User, since: str
+) -> None:
 
     alice.put(f"/devices/{alice.device_id}", {"display_name": "Phone"})
     settle(alice)
@@ -107,10 +124,8 @@ def test_a_renamed_device_has_its_name_on_the_other_server(a: Homeserver, b: Hom
 
 
 def test_cross_signing_keys_and_signed_devices_are_told_of(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
     keys = upload_device_keys(alice)
     devices_of(bob, alice)
     since = bob.sync()["next_batch"]
@@ -130,9 +145,9 @@ def test_cross_signing_keys_and_signed_devices_are_told_of(
     assert asked_for(network, "/user/") == 0
 
 
-def test_a_new_master_key_takes_the_place_of_the_old_one(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
+def test_a_new_master_key_takes_the_place_of_the_old_one(
+    alice: User, bob: User, room_id: str
+) -> None:
     upload_cross_signing(alice)
     query(bob, alice.user_id)
     anew = CrossSigningKeys(alice, "anew").body()
@@ -150,10 +165,8 @@ def test_a_new_master_key_takes_the_place_of_the_old_one(a: Homeserver, b: Homes
 
 
 def test_a_user_signs_the_master_key_of_a_user_of_another_server(
-    a: Homeserver, b: Homeserver
+    alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
     upload_cross_signing(alice)
     mine = upload_cross_signing(bob)
     master = query(bob, alice.user_id)["master_keys"][alice.user_id]
@@ -167,13 +180,8 @@ def test_a_user_signs_the_master_key_of_a_user_of_another_server(
 
 
 def test_attack_12_changes_of_an_hours_outage_are_known_after_it(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, since: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
-    upload_device_keys(alice)
-    devices_of(bob, alice)
-    since = bob.sync()["next_batch"]
     network.cut_off(b.name)
     others = [alice.login_again() for _ in range(5)]
     for other in others:
@@ -191,13 +199,8 @@ def test_attack_12_changes_of_an_hours_outage_are_known_after_it(
 
 
 def test_attack_12_a_gap_in_the_updates_is_mended_also_after_a_restart(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User, since: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
-    upload_device_keys(alice)
-    devices_of(bob, alice)
-    since = bob.sync()["next_batch"]
     network.cut_off(b.name)
     other = alice.login_again()
     upload_device_keys(other)
@@ -224,10 +227,8 @@ def devices_of_cached(reader: User, user: User) -> list[str]:
 
 
 def test_of_who_is_out_of_sight_nothing_is_kept(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = meet(alice, bob)
     upload_device_keys(alice)
     devices_of(bob, alice)
     leave(bob, room_id)
@@ -242,9 +243,9 @@ def test_of_who_is_out_of_sight_nothing_is_kept(
     assert asked_for(network, "/user/keys/query") == 1
 
 
-def test_who_comes_back_is_known_anew(network: MemoryNetwork, a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = meet(alice, bob)
+def test_who_comes_back_is_known_anew(
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     upload_device_keys(alice)
     devices_of(bob, alice)
     leave(bob, room_id)
@@ -290,10 +291,8 @@ def test_a_user_without_an_account_looks_like_one_without_devices(
 
 
 def test_many_changes_at_once_are_one_update(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    meet(alice, bob)
     upload_device_keys(alice)
     others = [alice.login_again() for _ in range(30)]
     for other in others:

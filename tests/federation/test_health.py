@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -14,9 +15,10 @@ from homeserver.services.federation.health import MEASURE_SECONDS
 from homeserver.transport.outbound import Answer
 from tests.federation.network import MemoryNetwork
 from tests.federation.test_sending import shared_room, texts
-from tests.homeserver import START_MS, Homeserver, Reply, key_of
+from tests.homeserver import START_MS, Homeserver, Reply, User, key_of
 
 PATH = "/_countersign/admin/v1/federation"
+B = ServerName("b.test")
 
 
 def ask(server: Homeserver, path: str, method: str = "GET") -> Reply:
@@ -35,13 +37,29 @@ def gauge(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"countersign_federation_{name}", labels) or 0.0
 
 
-def test_a_server_that_is_told_everything_is_well(a: Homeserver, b: Homeserver) -> None:
+@dataclass(frozen=True)
+class Together:
+    """Users of several servers in one room."""
+
+    alice: User
+    bob: User
+    room_id: str
+
+    def send(self, text: str) -> None:
+        self.alice.send(self.room_id, text)
+
+
+@pytest.fixture
+def room(a: Homeserver, b: Homeserver) -> Together:
     alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
-    alice.send(room_id, "hello")
+    return Together(alice, bob, shared_room(alice, bob))
+
+
+def test_a_server_that_is_told_everything_is_well(a: Homeserver, room: Together) -> None:
+    room.send("hello")
     a.settle()
 
-    found = destination(a, "b.test")
+    found = destination(a, B)
 
     assert (found["is_failing"], found["events_waiting"]) == (False, 0)
     assert found["last_success_ts"] == START_MS
@@ -49,17 +67,15 @@ def test_a_server_that_is_told_everything_is_well(a: Homeserver, b: Homeserver) 
 
 
 def test_a_failing_server_is_shown_with_cause_lag_and_next_try(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, room: Together
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
-    network.cut_off(b.name)
+    network.cut_off(B)
     network.advance(5)
 
     for number in range(3):
-        alice.send(room_id, f"missed {number}")
+        room.send(f"missed {number}")
     network.settle()
-    found = destination(a, "b.test")
+    found = destination(a, B)
 
     now_ms = START_MS + 5_000
     assert (found["last_cause"], found["last_error"]) == ("connect", "the link is cut")
@@ -69,20 +85,18 @@ def test_a_failing_server_is_shown_with_cause_lag_and_next_try(
 
 
 def test_what_no_longer_fits_into_memory_is_counted_in_the_database(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, room: Together
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
-    elsewhere = alice.create_room(preset="public_chat")
-    network.cut_off(b.name)
-    alice.send(room_id, "missed 0")
+    elsewhere = room.alice.create_room(preset="public_chat")
+    network.cut_off(B)
+    room.send("missed 0")
     network.advance(60)
     for number in range(1, 5):
-        alice.send(room_id, f"missed {number}")
-        alice.send(elsewhere, "nothing that b.test must hear")
+        room.send(f"missed {number}")
+        room.alice.send(elsewhere, "nothing that b.test must hear")
     network.settle()
 
-    found = destination(a, "b.test")
+    found = destination(a, B)
 
     assert found["failures"] >= 2
     assert (found["events_waiting"], found["oldest_waiting_ts"]) == (5, START_MS)
@@ -104,12 +118,10 @@ def test_failing_servers_are_listed_first(
 
 
 def test_a_retry_does_not_wait_for_the_back_off(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, room: Together
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
-    network.cut_off(b.name)
-    alice.send(room_id, "late")
+    network.cut_off(B)
+    room.send("late")
     network.advance(100)
     network.heal()
 
@@ -117,37 +129,33 @@ def test_a_retry_does_not_wait_for_the_back_off(
     network.settle()
 
     assert reply.json == {"is_tried": True}
-    assert texts(bob, room_id) == ["late"]
-    found = destination(a, "b.test")
+    assert texts(room.bob, room.room_id) == ["late"]
+    found = destination(a, B)
     assert (found["is_failing"], found["events_waiting"], found["next_try_ts"]) == (False, 0, None)
 
 
-def test_a_retry_of_a_server_that_lacks_nothing_says_so(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    alice.send(shared_room(alice, bob), "heard")
+def test_a_retry_of_a_server_that_lacks_nothing_says_so(a: Homeserver, room: Together) -> None:
+    room.send("heard")
     a.settle()
 
     assert ask(a, "destinations/b.test/retry", "POST").json == {"is_tried": False}
 
 
 def test_what_a_server_refuses_for_itself_is_listed(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, room: Together
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
-
     def refuse(_method: str, _target: str, body: Any) -> Answer:
         is_bad = any(pdu["content"].get("body") == "poison" for pdu in body.get("pdus", ()))
         return (
             Answer(400, b'{"errcode":"M_BAD_JSON","error":"no"}') if is_bad else Answer(200, b"{}")
         )
 
-    network.hostile[b.name] = refuse
-    alice.send(room_id, "fine")
-    alice.send(room_id, "poison")
+    network.hostile[B] = refuse
+    room.send("fine")
+    room.send("poison")
     network.settle()
 
-    found = destination(a, "b.test")
+    found = destination(a, B)
     assert (found["dead_letters"], found["events_waiting"], found["is_failing"]) == (1, 0, False)
     [letter] = found["refused_items"]
     assert (letter["kind"], letter["error"]) == ("pdu", "400 M_BAD_JSON: no")
@@ -158,17 +166,15 @@ def test_what_a_server_refuses_for_itself_is_listed(
     ("status", "cause"), [(401, "key"), (403, "answer_4xx"), (502, "answer_5xx")]
 )
 def test_an_answer_that_is_an_error_is_told_by_its_kind(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, status: int, cause: str
+    network: MemoryNetwork, a: Homeserver, room: Together, status: int, cause: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
     before = gauge("transactions_total", outcome=f"failed_{cause}")
-    network.hostile[b.name] = lambda *_: Answer(status, b'{"errcode":"M_X","error":"no"}')
+    network.hostile[B] = lambda *_: Answer(status, b'{"errcode":"M_X","error":"no"}')
 
-    alice.send(room_id, "hello")
+    room.send("hello")
     network.settle()
 
-    found = destination(a, "b.test")
+    found = destination(a, B)
     assert (found["last_cause"], found["last_error"]) == (cause, f"{status} M_X: no")
     assert gauge("transactions_total", outcome=f"failed_{cause}") == before + 1
 
@@ -201,12 +207,12 @@ def test_a_room_or_server_that_nobody_knows_is_not_found(a: Homeserver) -> None:
     assert ask(a, "destinations/never.test/retry", "POST").status == 404
 
 
-def test_gauges_follow(network: MemoryNetwork, a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+def test_the_gauges_count_who_fails_and_what_waits(
+    network: MemoryNetwork, a: Homeserver, room: Together
+) -> None:
     network.advance(MEASURE_SECONDS - 1)
-    network.cut_off(b.name)
-    alice.send(room_id, "late")
+    network.cut_off(B)
+    room.send("late")
     network.settle()
 
     a.reactor.advance(1)
@@ -233,12 +239,12 @@ def make_admin(txn: Any, user_id: str) -> None:
     )
 
 
-def test_nobody_else_does(a: Homeserver) -> None:
+def test_nobody_else_sees_it(a: Homeserver) -> None:
     now_ms = a.clock.now_ms()
     for token in (
         None,
         "made up",
-        console_token(key_of(ServerName("b.test")), now_ms),
+        console_token(key_of(B), now_ms),
         console_token(key_of(a.name), now_ms - 3 * 3_600_000),
         console_token(key_of(a.name), now_ms + 2 * 3_600_000),
     ):

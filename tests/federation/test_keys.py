@@ -1,5 +1,7 @@
 """Server keys, notaries, and whether a request is from whom it says."""
 
+from typing import Any
+
 import pytest
 
 from homeserver.core.canonical_json import encode_canonical_json
@@ -7,22 +9,27 @@ from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.request_signing import make_authorization
 from homeserver.core.signing import SigningKey, sign_json, verify_signed_json
+from homeserver.services.server_keys import FETCHES_AT_ONCE, MAX_FETCHES
 from homeserver.transport.outbound import Answer
 from tests.federation.network import MemoryNetwork
-from tests.homeserver import Homeserver, Reply, key_of
+from tests.homeserver import Homeserver, PendingReply, Reply, key_of
 
 A = ServerName("a.test")
 B = ServerName("b.test")
 URI = "/_matrix/federation/v1/query/profile?user_id=%40nobody%3Aa.test"
 
 
-def ask(
+def ask(server: Homeserver, **options: Any) -> Reply:
+    return start_asking(server, **options).reply()
+
+
+def start_asking(
     server: Homeserver,
     *,
     origin: ServerName = B,
     key: SigningKey | None = None,
     destination: ServerName = A,
-) -> Reply:
+) -> PendingReply:
     header = make_authorization(
         key or key_of(origin),
         method="GET",
@@ -31,11 +38,12 @@ def ask(
         destination=destination,
         content=None,
     )
-    return server.request("GET", URI, headers={"Authorization": header})
+    return server.start_request("GET", URI, headers={"Authorization": header})
 
 
-def test_a_server_shows_its_key_with_its_own_signature(a: Homeserver) -> None:
-    reply = a.request("GET", "/_matrix/key/v2/server")
+@pytest.mark.parametrize("path", ["/_matrix/key/v2/server", "/_matrix/key/v2/server/ed25519:old"])
+def test_a_server_shows_its_key_with_its_own_signature(a: Homeserver, path: str) -> None:
+    reply = a.request("GET", path)
 
     key = key_of(A)
     assert reply.json["verify_keys"] == {key.key_id: {"key": key.verify_key_base64}}
@@ -86,7 +94,7 @@ def test_attack_2_a_request_with_a_wrong_signature_is_refused(
 ) -> None:
     del b
 
-    reply = ask(a, **changed)  # type: ignore[arg-type]  # one of several parameters
+    reply = ask(a, **changed)
 
     assert (reply.status, reply.errcode) == (401, "M_UNAUTHORIZED")
 
@@ -116,6 +124,26 @@ def test_attack_2_a_server_that_gives_no_key_is_not_asked_at_every_request(
         assert ask(a).status == 401
 
     assert len(network.requests) == 1
+
+
+def test_attack_5_servers_that_hang_when_they_are_asked_for_keys_are_asked_in_bounded_number(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    del b
+    names = [ServerName(f"hanging{number}.test") for number in range(MAX_FETCHES)]
+    for name in names:
+        network.hold(name, "/key/")
+
+    waiting = [start_asking(a, origin=name) for name in names]
+    refused = start_asking(a, origin=ServerName("one-more.test"))
+    network.settle()
+
+    assert len(network.requests) == FETCHES_AT_ONCE
+    assert refused.reply().status == 429
+    for _ in range(-(-MAX_FETCHES // FETCHES_AT_ONCE)):
+        network.advance(60)
+    assert {one.reply().status for one in waiting} == {401}
+    assert ask(a).errcode != "M_UNAUTHORIZED"
 
 
 def test_attack_2_a_key_is_believed_for_seven_days_at_most(

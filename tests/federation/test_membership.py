@@ -183,3 +183,31 @@ def test_a_server_that_the_room_shuts_out_does_not_join(a: Homeserver, b: Homese
     room_id = alice.create_room(preset="public_chat", initial_state=[acl])
 
     assert join(bob, room_id, "a.test") == 403
+
+
+def test_who_blocks_invitations_is_not_invited_from_elsewhere(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room()
+    path = f"/user/{quote(bob.user_id)}/account_data/m.invite_permission_config"
+    bob.put(path, {"default_action": "block"})
+
+    reply = alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+
+    assert (reply.status, reply.errcode) == (403, "M_INVITE_BLOCKED")
+    assert membership(alice, room_id, bob) is None
+    assert "rooms" not in bob.sync()
+
+
+def test_an_invitation_that_is_set_as_state_reaches_the_other_server(
+    a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = alice.create_room()
+    member = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}"
+
+    invited = alice.put(member, {"membership": "invite"})
+
+    assert invited.status == 200
+    assert alice.get(member, format="event").json["event_id"] == invited.json["event_id"]
+    assert list(bob.sync()["rooms"]["invite"]) == [room_id]
+    assert join(bob, room_id) == 200

@@ -1,7 +1,5 @@
 """Rooms joined without their members: used at once, complete some time later."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -11,43 +9,17 @@ from twisted.internet.defer import Deferred
 from homeserver.core.identifiers import ServerName, parse_room_id
 from homeserver.core.json_types import JsonObject
 from tests.federation.network import MemoryNetwork
+from tests.federation.partial_rooms import (
+    LAZY,
+    STATE,
+    asked_for_state,
+    is_partial,
+    join,
+    room_of,
+    state,
+)
 from tests.federation.test_sending import texts
-from tests.homeserver import Homeserver, User
-
-LAZY = json.dumps({"room": {"state": {"lazy_load_members": True}}})
-STATE = "/federation/v1/state/"
-
-
-def room_of(alice: User, others: Sequence[User] = ()) -> str:
-    """Make a room of alice, three more users of her server, and others."""
-    room_id = alice.create_room(preset="public_chat", name="A room")
-    for number in range(3):
-        member = alice.homeserver.register(f"member{number}")
-        assert member.join(room_id).status == 200
-    for other in others:
-        join(other, room_id)
-    return room_id
-
-
-def join(user: User, room_id: str, via: str = "a.test") -> None:
-    reply = user.request("POST", f"/join/{quote(room_id)}", {}, query={"via": via})
-    assert reply.status == 200, reply.json
-
-
-def state(user: User, room_id: str) -> set[str]:
-    reply = user.get(f"/rooms/{quote(room_id)}/state")
-    assert reply.status == 200, reply.json
-    return {event["event_id"] for event in reply.json}
-
-
-def is_partial(homeserver: Homeserver, room_id: str) -> bool:
-    room = homeserver.server.live_rooms.find_loaded(parse_room_id(room_id))
-    assert room is not None
-    return room.is_partial
-
-
-def asked_for_state(network: MemoryNetwork) -> list[str]:
-    return [to for _, to, _, target in network.requests if STATE in target]
+from tests.homeserver import Homeserver
 
 
 def test_a_room_is_complete_soon_after_the_join(

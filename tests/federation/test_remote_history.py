@@ -1,5 +1,6 @@
 """History from before a server came, fetched when somebody reads that far."""
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -57,6 +58,26 @@ def test_each_event_is_shown_once_and_in_order(a: Homeserver, b: Homeserver, lim
 
     assert seen == walk(alice, room_id, limit)
     assert [event_id for event_id in reversed(seen) if event_id in set(said)] == said
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_who_reads_is_answered_as_soon_as_history_has_come(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    """Here warnings are errors, and an error would answer him as well."""
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, said = room_with_history(alice, 5)
+    join(bob, room_id)
+    network.hold("a.test", BACKFILL)
+    reading = page(bob, room_id, dir="b", limit=100)
+    network.settle()
+    assert not reading.answered
+
+    network.let_through("a.test", BACKFILL)
+    network.settle()
+
+    assert reading.answered
+    assert set(said) <= {event["event_id"] for event in reading.reply().json["chunk"]}
 
 
 def test_history_goes_on_from_the_token_of_a_sync(a: Homeserver, b: Homeserver) -> None:
@@ -124,6 +145,17 @@ def test_a_gap_that_nobody_closes_is_not_asked_about_again_and_again(
     assert set(said) <= set(walk(bob, room_id, 100))
 
 
+def test_who_reads_while_the_server_stops_is_answered(a: Homeserver, b: Homeserver) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, _ = room_with_history(alice, 5)
+    join(bob, room_id)
+    b.server.background.stop()
+
+    body = page(bob, room_id, dir="b", limit=100).reply().json
+
+    assert [event["state_key"] for event in body["chunk"]] == [bob.user_id]
+
+
 def test_attack_5_nobody_is_kept_waiting_by_a_server_that_does_not_answer(
     network: MemoryNetwork, a: Homeserver, b: Homeserver
 ) -> None:
@@ -178,59 +210,6 @@ def test_the_context_of_an_event_goes_beyond_the_join(a: Homeserver, b: Homeserv
     assert [event["event_id"] for event in body["events_before"]] == said[:-5:-1]
 
 
-def by_time(user: User, room_id: str, ts: int, direction: str) -> Any:
-    path = f"/_matrix/client/v1/rooms/{quote(room_id)}/timestamp_to_event"
-    return user.request("GET", path, query={"ts": ts, "dir": direction})
-
-
-def test_a_moment_before_the_join_is_found_through_another_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    said, times = [], []
-    for number in range(5):
-        network.advance(10)
-        said.append(alice.send(room_id, f"{number}"))
-        times.append(a.clock.now_ms())
-    join(bob, room_id)
-
-    forwards = by_time(bob, room_id, times[2] - 5, "f")
-    backwards = by_time(bob, room_id, times[3] + 5, "b")
-
-    assert forwards.json == {"event_id": said[2], "origin_server_ts": times[2]}
-    assert backwards.json == {"event_id": said[3], "origin_server_ts": times[3]}
-    path = f"/rooms/{quote(room_id)}/context/{quote(said[2])}"
-    context = bob.request("GET", path, query={"limit": 4})
-    shown = [e["event_id"] for e in context.json["events_after"]]
-    assert shown == said[3:]
-    assert [e["event_id"] for e in context.json["events_before"]] == said[1::-1]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {},
-        {"event_id": 7, "origin_server_ts": 1},
-        {"event_id": "$nonsense", "origin_server_ts": 1_700_000_000_000},
-        {"event_id": "$nonsense", "origin_server_ts": True},
-    ],
-)
-def test_attack_1_a_moment_is_not_what_another_server_says(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, answer: JsonObject
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id, _ = room_with_history(alice, 5)
-    network.advance(10)
-    join(bob, room_id)
-    network.altered[ServerName("a.test"), "/timestamp_to_event/"] = lambda _: answer
-
-    found = by_time(bob, room_id, 0, "f")
-
-    assert found.status == 200
-    assert found.json["origin_server_ts"] == b.clock.now_ms()
-
-
 def test_a_local_room_asks_nobody(network: MemoryNetwork, a: Homeserver) -> None:
     alice = a.register("alice")
     room_id, _ = room_with_history(alice, 5)
@@ -238,3 +217,214 @@ def test_a_local_room_asks_nobody(network: MemoryNetwork, a: Homeserver) -> None
     walk(alice, room_id, 2)
 
     assert network.requests == []
+
+
+@pytest.mark.parametrize("limit", [1, 10, 1000])
+@pytest.mark.parametrize("types", [["m.nothing"], ["m.room.create"]])
+def test_a_filter_does_not_end_the_history_before_its_beginning(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, limit: int, types: list[str]
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, _ = room_with_history(alice, 250)
+    join(bob, room_id)
+
+    seen = walk(bob, room_id, limit, filter=json.dumps({"types": types}))
+
+    assert len(seen) == (types != ["m.nothing"])
+    assert len(backfills(network)) <= 5
+    assert len(walk(bob, room_id, 1000)) == len(walk(alice, room_id, 1000))
+
+
+def test_a_filter_that_nothing_passes_goes_on_where_time_was_up(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, _ = room_with_history(alice, 20)
+    join(bob, room_id)
+    network.hold("a.test", BACKFILL)
+    chosen = json.dumps({"types": ["m.room.create"]})
+    reading = page(bob, room_id, dir="b", limit=10, filter=chosen)
+    network.advance(11)
+
+    body = reading.reply().json
+    assert body["chunk"] == []
+    network.let_through("a.test", BACKFILL)
+    network.settle()
+    following = page(bob, room_id, dir="b", limit=10, filter=chosen, **{"from": body["end"]})
+    assert [event["type"] for event in following.reply().json["chunk"]] == ["m.room.create"]
+
+
+def test_reading_forwards_crosses_a_gap_in_order(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, _ = room_with_history(alice, 5)
+    join(bob, room_id)
+    walk(bob, room_id, 100)
+    bob.post(f"/rooms/{quote(room_id)}/leave", {})
+    network.settle()
+    for number in range(150):
+        alice.send(room_id, f"between {number}")
+    network.settle()
+    join(bob, room_id)
+
+    seen: list[str] = []
+    token: dict[str, str] = {}
+    while True:
+        body = page(bob, room_id, dir="f", limit=20, **token).reply().json
+        seen += [event["event_id"] for event in body["chunk"]]
+        if "end" not in body:
+            break
+        token = {"from": body["end"]}
+
+    assert seen == walk(alice, room_id, 1000)[::-1]
+
+
+def test_a_server_that_is_down_is_made_up_for_as_far_as_another_has_history(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id, early = room_with_history(alice, 30)
+    join(carol, room_id)
+    late = [carol.send(room_id, f"carol {number}") for number in range(30)]
+    network.settle()
+    late += [alice.send(room_id, f"more {number}") for number in range(30)]
+    network.settle()
+    join(bob, room_id)
+    network.settle()
+    network.cut_off(a.name)
+
+    without = walk(bob, room_id, 10)
+    network.heal()
+    network.advance(120)
+    whole = walk(bob, room_id, 10)
+
+    assert set(late) <= set(without)
+    assert not set(early) & set(without)
+    assert set(early) <= set(whole)
+    assert whole == walk(alice, room_id, 10)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_forks_from_before_a_join_are_read_whole(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver, limit: int
+) -> None:
+    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
+    room_id, _ = room_with_history(alice, 3)
+    join(carol, room_id)
+    network.settle()
+    for number in range(3):
+        network.cut_off(c.name)
+        alice.send(room_id, f"here {number}")
+        for part in range(2 * number):
+            carol.send(room_id, f"there {number} {part}")
+        network.heal()
+        network.advance(120)
+    join(bob, room_id)
+
+    first = walk(bob, room_id, limit)
+
+    assert len(first) == len(set(first))
+    assert set(first) == set(walk(alice, room_id, 100))
+    assert walk(bob, room_id, 2) == walk(bob, room_id, 100)
+
+
+def test_the_members_of_a_time_before_the_join_are_told(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, carol, bob = a.register("alice"), a.register("carol"), b.register("bob")
+    room_id, _ = room_with_history(alice, 3)
+    carol.join(room_id)
+    while_there = alice.send(room_id, "carol is here")
+    carol.post(f"/rooms/{quote(room_id)}/leave", {})
+    alice.send(room_id, "carol has gone")
+    join(bob, room_id)
+    walk(bob, room_id, 100)
+    path = f"/rooms/{quote(room_id)}/context/{quote(while_there)}"
+    at = bob.get(path, limit=0).json["start"]
+
+    def joined(**query: str) -> set[str]:
+        reply = bob.get(f"/rooms/{quote(room_id)}/members", membership="join", **query)
+        return {event["state_key"] for event in reply.json["chunk"]}
+
+    assert joined(at=at) == {alice.user_id, carol.user_id}
+    assert joined() == {alice.user_id, bob.user_id}
+
+
+@pytest.mark.parametrize("visibility", ["shared", "joined"])
+def test_the_members_just_before_the_join_are_told(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, visibility: str
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    rule = {
+        "type": "m.room.history_visibility",
+        "state_key": "",
+        "content": {"history_visibility": visibility},
+    }
+    room_id = alice.create_room(preset="public_chat", initial_state=[rule])
+    alice.send(room_id, "before")
+    join(bob, room_id)
+    token = bob.sync()["rooms"]["join"][room_id]["timeline"]["prev_batch"]
+
+    for _ in range(2):
+        reply = bob.get(f"/rooms/{quote(room_id)}/members", at=token)
+        assert reply.status == 200
+        assert [event["state_key"] for event in reply.json["chunk"]] == [alice.user_id]
+        walk(bob, room_id, 100)
+
+
+def test_what_nobody_knows_is_not_found(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id, said = room_with_history(alice, 3)
+    other, elsewhere = room_with_history(alice, 1)
+    del other
+    join(bob, room_id)
+    room = quote(room_id)
+
+    for event_id in ("$unknown", "$" + "A" * 43, elsewhere[0]):
+        name = quote(event_id, safe="")
+        for path in (
+            f"/rooms/{room}/event/{name}",
+            f"/rooms/{room}/context/{name}",
+            f"/_matrix/client/v1/rooms/{room}/relations/{name}",
+        ):
+            assert bob.get(path).status == 404
+    for token in ("t9999999999999999999_9999999999999999999", "s9999999999999999999_0_0_0_0_0_0"):
+        for way in ("b", "f"):
+            assert page(bob, room_id, dir=way, **{"from": token}).reply().status == 200
+    assert set(said) <= set(walk(bob, room_id, 100))
+
+
+@pytest.mark.parametrize(
+    ("visibility", "sees"),
+    [("world_readable", 2), ("shared", 2), ("invited", 1), ("joined", 0)],
+)
+def test_who_comes_later_sees_what_another_had_fetched_as_far_as_the_room_allows(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, visibility: str, sees: int
+) -> None:
+    alice, bob, dave = a.register("alice"), b.register("bob"), b.register("dave")
+    rule = {
+        "type": "m.room.history_visibility",
+        "state_key": "",
+        "content": {"history_visibility": visibility},
+    }
+    room_id = alice.create_room(preset="public_chat", initial_state=[rule])
+    join(bob, room_id)
+    walk(bob, room_id, 100)
+    bob.post(f"/rooms/{quote(room_id)}/leave", {})
+    network.settle()
+    before = alice.send(room_id, "before the invite")
+    for user in (bob, dave):
+        alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": user.user_id})
+    network.settle()
+    since = alice.send(room_id, "since the invite")
+    join(bob, room_id)
+    walk(bob, room_id, 100)
+
+    assert dave.join(room_id).status == 200
+
+    for user in (bob, dave):
+        seen = [e for e in walk(user, room_id, 100) if e in (before, since)]
+        assert seen == [since, before][:sees]

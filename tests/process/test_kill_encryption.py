@@ -3,8 +3,7 @@
 import asyncio
 import collections
 import signal
-import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ KEYS = 900
 KILL_AFTER = 120
 
 
-def test_attack_12_kill_9_loses_no_message_and_gives_no_key_out_twice() -> None:
-    with tempfile.TemporaryDirectory(prefix="countersign-kill-") as folder:
-        asyncio.run(_scenario(Path(folder)))
+def test_attack_12_kill_9_loses_no_message_and_gives_no_key_out_twice(
+    tmp_path: Path, fresh_database: str
+) -> None:
+    asyncio.run(_scenario(tmp_path, {"database": {"url": fresh_database}}))
 
 
 class _Client:
@@ -38,10 +38,10 @@ class _Client:
             return await reply.json()
 
 
-async def _scenario(directory: Path) -> None:
+async def _scenario(directory: Path, sections: Mapping[str, Any]) -> None:
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"
-    server = start_homeserver(directory, port)
+    server = start_homeserver(directory, port, sections)
     try:
         wait_until_up(server, base_url, directory)
         connector = aiohttp.TCPConnector(limit=0)
@@ -65,7 +65,7 @@ async def _scenario(directory: Path) -> None:
             )
         server.wait()
 
-        server = start_homeserver(directory, port)
+        server = start_homeserver(directory, port, sections)
         wait_until_up(server, base_url, directory)
         async with aiohttp.ClientSession(base_url) as session:
             alice, bob = _Client(session, alice.token), _Client(session, bob.token)

@@ -1,10 +1,13 @@
 """Starting and the commands: what is wrong is said in one clear line, with an exit code."""
 
+import io
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import psycopg2
 import pytest
 import yaml
 
+from homeserver.__main__ import main
 from homeserver.config import example_config
 from homeserver.storage.migrations import migrate
 from tests.server_process import free_port, run_homeserver
@@ -22,8 +26,24 @@ TIMEOUT_SECONDS = 60
 EXAMPLE = Path(__file__).parents[2] / "config" / "homeserver.example.yaml"
 
 
-def command(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str, directory: Path) -> Done:
+    """Give a command in this process: what starts no server needs none of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(directory), redirect_stdout(out), redirect_stderr(err):
+        code = main(arguments)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: str, directory: Path) -> Done:
+    """Give a command to a process of its own."""
+    done = subprocess.run(
         [sys.executable, "-m", "homeserver", *arguments],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -32,6 +52,7 @@ def command(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str
         timeout=TIMEOUT_SECONDS,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def configure(directory: Path, config: Mapping[str, Any]) -> None:
@@ -47,9 +68,9 @@ def configure(directory: Path, config: Mapping[str, Any]) -> None:
 def refusal(directory: Path, config: Mapping[str, Any]) -> str:
     """Return the one line that `run` ends with."""
     configure(directory, config)
-    done = command("run", directory=directory)
-    assert done.returncode == EXIT_START, done.stderr
-    (line,) = done.stderr.splitlines()
+    done = start("run", directory=directory)
+    assert done.code == EXIT_START, done.err
+    (line,) = done.err.splitlines()
     return line
 
 
@@ -95,10 +116,10 @@ def test_a_database_that_is_away_is_waited_for(tmp_path: Path) -> None:
     nothing = "postgresql://127.0.0.1:1/nothing"
     configure(tmp_path, {"database": {"url": nothing, "wait_seconds": 1}})
 
-    done = command("run", directory=tmp_path)
+    done = start("run", directory=tmp_path)
 
-    assert done.returncode == EXIT_START
-    *waits, last = done.stderr.splitlines()
+    assert done.code == EXIT_START
+    *waits, last = done.err.splitlines()
     assert waits
     assert all("Waiting for the database seconds_left=" in line for line in waits)
     assert last.startswith("The database does not answer")
@@ -137,11 +158,11 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path, fresh_database
 def test_a_configuration_that_cannot_be_read_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "homeserver.yaml").write_text(text)
 
-    done = command("run", directory=tmp_path)
+    done = call("run", directory=tmp_path)
 
-    assert done.returncode == EXIT_CONFIG
-    assert "homeserver.yaml" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == EXIT_CONFIG
+    assert "homeserver.yaml" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_every_problem_of_a_configuration_is_told_at_once(tmp_path: Path) -> None:
@@ -150,39 +171,39 @@ def test_every_problem_of_a_configuration_is_told_at_once(tmp_path: Path) -> Non
         {"listen": {"prot": 1, "address": 5}, "database": {"threads": "six"}, "sever": {}},
     )
 
-    done = command("run", directory=tmp_path)
+    done = call("run", directory=tmp_path)
 
-    assert done.returncode == EXIT_CONFIG
-    assert "listen.prot is not known; did you mean port?" in done.stderr
-    assert "listen.address must be a string" in done.stderr
-    assert "database.threads must be an integer" in done.stderr
-    assert "sever is not known; did you mean server?" in done.stderr
+    assert done.code == EXIT_CONFIG
+    assert "listen.prot is not known; did you mean port?" in done.err
+    assert "listen.address must be a string" in done.err
+    assert "database.threads must be an integer" in done.err
+    assert "sever is not known; did you mean server?" in done.err
 
 
 def test_a_missing_configuration_says_how_to_make_one(tmp_path: Path) -> None:
-    done = command("run", directory=tmp_path)
+    done = call("run", directory=tmp_path)
 
-    assert done.returncode == EXIT_CONFIG
-    assert "make-config" in done.stderr
+    assert done.code == EXIT_CONFIG
+    assert "make-config" in done.err
 
 
 def test_the_routes_are_printed_with_their_place_in_the_code(tmp_path: Path) -> None:
     configure(tmp_path, {})
 
-    done = command("routes", directory=tmp_path)
+    done = start("routes", directory=tmp_path)
 
-    assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("sync ")]
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("sync ")]
     assert line.split()[:4] == ["sync", "GET", "/_matrix/client/v3/sync", "client"]
     assert "api/client/sync.py:" in line
 
 
 def test_the_example_configuration_is_what_the_code_prints(tmp_path: Path) -> None:
-    done = command("make-config", directory=tmp_path)
+    done = call("make-config", directory=tmp_path)
 
-    assert done.returncode == 0
-    assert done.stdout == example_config()
-    assert EXAMPLE.read_text("utf-8") == done.stdout, (
+    assert done.code == 0
+    assert done.out == example_config()
+    assert EXAMPLE.read_text("utf-8") == done.out, (
         "out of date: python -m homeserver make-config > config/homeserver.example.yaml"
     )
 
@@ -190,13 +211,13 @@ def test_the_example_configuration_is_what_the_code_prints(tmp_path: Path) -> No
 def test_migrate_brings_a_database_up_to_date_once(tmp_path: Path, fresh_database: str) -> None:
     configure(tmp_path, {"database": {"url": fresh_database}})
 
-    first = command("migrate", directory=tmp_path)
-    second = command("migrate", directory=tmp_path)
+    first = call("migrate", directory=tmp_path)
+    second = call("migrate", directory=tmp_path)
 
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert "Applied migration 0001_rooms_and_events." in first.stdout.splitlines()
-    assert second.stdout.startswith("The database is up to date at ")
-    assert second.stdout.endswith(": nothing was done.\n")
+    assert (first.code, second.code) == (0, 0)
+    assert "Applied migration 0001_rooms_and_events." in first.out.splitlines()
+    assert second.out.startswith("The database is up to date at ")
+    assert second.out.endswith(": nothing was done.\n")
 
 
 def test_the_server_starts_answers_and_stops_cleanly(tmp_path: Path, fresh_database: str) -> None:

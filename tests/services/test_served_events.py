@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from homeserver.core.errors import EventRejected
 from homeserver.core.events import Event, parse_event, required_signers
 from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID
+from homeserver.core.json_types import JsonObject
 from homeserver.core.state_resolution_v2 import auth_chain_of
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.served_events import ServedEvent
@@ -174,6 +175,35 @@ def test_refused_events_are_served_to_nobody(stage: Stage) -> None:
     with pytest.raises(NotFound):
         do(stage.rooms.served.state_before(stage.room_id, refused.event_id))
     assert refused.event_id not in [e.event_id for e in backfilled(stage, refused.event_id)]
+
+
+def test_a_soft_failed_event_is_served_with_what_names_it(stage: Stage) -> None:
+    bob, carol = stage.remote.user("bob"), stage.remote.user("carol")
+    stage.feed(stage.remote.join(bob), stage.remote.join(carol))
+    base = stage.remote.say(bob, "allowed")
+    ban: JsonObject = {"user_id": bob}
+    stage.feed(base)
+    stage.alice.post(f"/rooms/{stage.room_id}/ban", ban)
+    evading = stage.remote.say(bob, "evading", prev=[base.event_id])
+    assert stage.feed(evading) == [Outcome.SOFT_FAILED]
+    said = EventID(stage.alice.send(stage.room_id, "on another branch"))
+
+    served = stage.rooms.served
+    assert do(served.find_event(evading.event_id)).event_id == evading.event_id
+    state = do(served.state_ids_before(stage.room_id, evading.event_id)).state
+    assert set(state) == set(stage.remote.graph.before[evading.event_id].values())
+    assert evading.event_id not in [e.event_id for e in backfilled(stage, said)]
+    stage.share(stage.remote)
+    following = stage.remote.say(carol, "following", prev=[evading.event_id, said])
+    assert stage.feed(following) == [Outcome.ACCEPTED]
+    assert evading.event_id in [e.event_id for e in backfilled(stage, following.event_id)]
+    missing = do(
+        served.missing_events(
+            stage.room_id, earliest=[base.event_id], latest=[following.event_id], limit=20
+        )
+    )
+    assert evading.event_id in [e.event_id for e in missing]
+    assert evading.event_id not in stage.messages()
 
 
 def test_a_redacted_event_is_served_redacted(stage: Stage) -> None:

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 
-import psycopg2
 import pytest
 
 from homeserver.storage.query import Txn
+from tests.conftest import Connect
 
 
 @pytest.fixture
-def txn(postgres_url: str) -> Iterator[Txn]:
+def txn(postgres_url: str, connect: Connect) -> Iterator[Txn]:
     """A running transaction, rolled back after the test."""
-    connection = psycopg2.connect(postgres_url)
-    with connection.cursor() as cursor:
+    with connect(postgres_url).cursor() as cursor:
         yield Txn(cursor)
-    connection.rollback()
-    connection.close()

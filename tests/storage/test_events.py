@@ -26,7 +26,7 @@ class Room:
         self._sender_nid = dictionaries.intern_users(txn, [ALICE])[ALICE]
         self._type_nid = dictionaries.intern_types(txn, ["m.test"])["m.test"]
 
-    def add(self, event_nid: int, depth: int, **values: Any) -> None:
+    def row(self, event_nid: int, depth: int, **values: Any) -> NewEvent:
         fields: dict[str, Any] = {
             "event_id": event_nid.to_bytes(32, "big"),
             "slot_nid": None,
@@ -34,9 +34,10 @@ class Room:
             "state_after": 1,
             "replaces": None,
             "flags": 0,
+            "auth_events": [],
             "pdu": b'{"nid":%d}' % event_nid,
         }
-        row = NewEvent(
+        return NewEvent(
             room_nid=self.nid,
             event_nid=event_nid,
             type_nid=self._type_nid,
@@ -44,10 +45,11 @@ class Room:
             depth=depth,
             origin_server_ts=0,
             prev_events=[],
-            auth_events=[],
             **{**fields, **values},
         )
-        events.insert_events(self.txn, [row])
+
+    def add(self, event_nid: int, depth: int, **values: Any) -> None:
+        events.insert_events(self.txn, [self.row(event_nid, depth, **values)])
 
     def backwards(self, before: tuple[int, int] = END, limit: int = 100) -> list[int]:
         return nids(events.list_timeline_backwards(self.txn, self.nid, before, START, limit))
@@ -191,3 +193,27 @@ def test_a_page_has_what_was_done_to_its_events(txn: Txn) -> None:
     assert [event.replaced_pdu for event in forwards] == [None, None, b'{"nid":1}', None]
     assert [event.redaction_pdu for event in forwards] == [None, b'{"nid":4}', None, None]
     assert sorted(forwards) == sorted(events.list_events(txn, room.nid, [1, 2, 3, 4]))
+
+
+def test_many_events_are_stored_as_few_are(txn: Txn) -> None:
+    few, many = Room(txn), Room(txn, "!b:hs.test")
+    pdu = '{"text":"ä\\\\n\\t"}'.encode()
+    rows = [
+        few.row(n, n, event_id=n.to_bytes(32), pdu=pdu, slot_nid=n or None, auth_events=[n])
+        for n in range(60)
+    ]
+    for row in rows:
+        events.insert_events(txn, [row])
+    events.insert_events(txn, [row._replace(room_nid=many.nid) for row in rows])
+
+    numbers = list(range(60))
+    assert events.list_events(txn, many.nid, numbers) == events.list_events(txn, few.nid, numbers)
+    assert len(many.backwards()) == 60
+
+
+@pytest.mark.parametrize("last", "BCDfh-_")
+def test_an_id_with_bits_to_spare_is_none_of_a_hash(last: str) -> None:
+    event_id = EventID("$" + "A" * 42 + last)
+
+    with pytest.raises(ValueError, match="not written as"):
+        encode_event_id(ROOM_VERSIONS["11"], event_id)

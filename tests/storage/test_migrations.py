@@ -4,22 +4,17 @@ from collections.abc import Iterator
 
 import psycopg2
 import pytest
-from psycopg2.extensions import make_dsn
 
 from homeserver.storage import migrations
 from homeserver.storage.migrations import Migration, MigrationRefused, list_migrations, migrate
+from tests import conftest
 from tests.storage.regenerate_schema import SCHEMA, dump_schema
 
 
 @pytest.fixture
 def empty_database(postgres_url: str) -> Iterator[str]:
-    connection = psycopg2.connect(postgres_url)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE DATABASE migration_test TEMPLATE template0 ENCODING 'UTF8'")
-        yield make_dsn(postgres_url, dbname="migration_test")
-        cursor.execute("DROP DATABASE migration_test WITH (FORCE)")
-    connection.close()
+    with conftest.empty_database(postgres_url, "migration_test") as url:
+        yield url
 
 
 def query(url: str, sql: str) -> list[tuple[object, ...]]:

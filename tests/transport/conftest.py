@@ -1,10 +1,12 @@
-"""The reactor that these tests turn by hand, ended with them."""
+"""The reactor that these tests turn by hand, ended with them; a server that echoes."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as _reactor
+
+from tests.transport.echo import Echo
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,3 +16,8 @@ def _reactor_ends() -> Iterator[None]:
     reactor: Any = _reactor
     if reactor.running:
         reactor.fireSystemEvent("shutdown")
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()

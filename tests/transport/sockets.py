@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock as FakeReactor
 from twisted.python.failure import Failure
+
+from homeserver.transport.name_lookups import NameLookups, look_up_by
 
 T = TypeVar("T")
 Serve = Callable[[socket.socket], None]
@@ -18,35 +21,24 @@ _TURN = 0.01
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-class NamingReactor:
-    """The real reactor with names of a test's own. What it does not know, it looks up."""
+class Names:
+    """Names of a test's own. What it does not know, it looks up."""
 
     def __init__(self) -> None:
-        self.names: dict[str, list[list[str]]] = {}
+        self.known: dict[str, list[list[str]]] = {}
         """The answers to the look-ups of each name, in order; the last stays."""
         self.asked: list[str] = []
+        self.time = FakeReactor()
+        """For how long answers are kept."""
+        self.lookups = NameLookups(self.time, self._find)
+        self._look_up = look_up_by(_reactor)
 
-    @property
-    def nameResolver(self) -> "NamingReactor":  # noqa: N802 - Twisted's name
-        return self
-
-    def resolveHostName(self, receiver: Any, host: str) -> Any:  # noqa: N802 - Twisted's name
+    def _find(self, host: str) -> Deferred[list[str]]:
         self.asked.append(host)
-        if host not in self.names:
-            return _reactor.nameResolver.resolveHostName(receiver, host)  # type: ignore[attr-defined]  # it has it
-        answers = self.names[host]
-        for address in answers.pop(0) if len(answers) > 1 else answers[0]:
-            receiver.addressResolved(_Address(address))
-        receiver.resolutionComplete()
-        return None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_reactor, name)
-
-
-class _Address:
-    def __init__(self, host: str) -> None:
-        self.host = host
+        if host not in self.known:
+            return self._look_up(host)
+        answers = self.known[host]
+        return succeed(answers.pop(0) if len(answers) > 1 else answers[0])
 
 
 def result(coroutine: Any) -> Any:

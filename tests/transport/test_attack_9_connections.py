@@ -3,13 +3,15 @@
 import time
 
 import pytest
+from twisted.internet import reactor
 
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.connections import Connections
+from homeserver.transport.name_lookups import FOUND_SECONDS
 from homeserver.transport.outbound import Answer, Cause, OutboundHttp, RequestFailed
 from tests.transport.sockets import (
     OK,
-    NamingReactor,
+    Names,
     answering,
     flooding,
     read_head,
@@ -19,9 +21,9 @@ from tests.transport.sockets import (
 )
 
 
-def make_client(*allowed: str, reactor: NamingReactor | None = None) -> OutboundHttp:
-    reactor = reactor or NamingReactor()
-    return OutboundHttp(reactor, Connections(reactor, AddressFilter(allowed)))
+def make_client(*allowed: str, names: Names | None = None) -> OutboundHttp:
+    lookups = (names or Names()).lookups
+    return OutboundHttp(reactor, Connections(reactor, AddressFilter(allowed), names=lookups))
 
 
 def get(client: OutboundHttp, url: str, *, seconds: float = 10, max_bytes: int = 1000) -> Answer:
@@ -67,27 +69,28 @@ def test_attack_9_what_to_do_about_a_private_address_is_said() -> None:
 
 
 def test_attack_9_a_name_whose_address_changes_is_connected_to_where_it_was_checked() -> None:
-    reactor = NamingReactor()
-    reactor.names["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
+    names = Names()
+    names.known["rebinding.test"] = [["127.0.0.1"], ["127.0.0.2"]]
     with serving(answering(OK)) as checked, serving(answering(OK), host="127.0.0.2") as inside:
-        client = make_client("127.0.0.1/32", reactor=reactor)
+        client = make_client("127.0.0.1/32", names=names)
 
         get(client, f"http://rebinding.test:{checked.port}/")
 
         assert (checked.connections, inside.connections) == (1, 0)
-        assert reactor.asked == ["rebinding.test"]
+        assert names.asked == ["rebinding.test"]
+        names.time.advance(FOUND_SECONDS)
         failed = failure(client, f"http://rebinding.test:{inside.port}/")
         assert inside.connections == 0
     assert "127.0.0.2" in str(failed)
 
 
 def test_attack_9_of_the_addresses_of_a_name_only_the_public_ones_are_tried() -> None:
-    reactor = NamingReactor()
-    reactor.names["mixed.test"] = [["10.0.0.1", "127.0.0.2", "127.0.0.1"]]
+    names = Names()
+    names.known["mixed.test"] = [["10.0.0.1", "127.0.0.2", "127.0.0.1"]]
     with serving(answering(OK)) as server:
         url = f"http://mixed.test:{server.port}/"
 
-        assert get(make_client("127.0.0.1/32", reactor=reactor), url).body == b"{}"
+        assert get(make_client("127.0.0.1/32", names=names), url).body == b"{}"
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from homeserver.core.identifiers import ServerName
 from homeserver.randomness import Randomness
 from homeserver.transport.address_filter import AddressFilter
 from homeserver.transport.connections import Connections
-from homeserver.transport.federation_client import AllowedServers, SignedClient
+from homeserver.transport.federation_client import AllowedServers, SignedClient, request_json
 from homeserver.transport.outbound import Cause, OutboundHttp, RequestFailed
 from homeserver.transport.server_discovery import ServerDiscovery
 from tests.homeserver import key_of
 from tests.transport.sockets import (
     OK,
-    NamingReactor,
+    Names,
     answering,
     flooding,
     result,
@@ -47,21 +47,23 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def reactor() -> NamingReactor:
-    return NamingReactor()
+def names_known() -> Names:
+    return Names()
 
 
 @pytest.fixture
-def client(reactor: NamingReactor, authority: trustme.CA, tmp_path: Path) -> SignedClient:
+def client(names_known: Names, authority: trustme.CA, tmp_path: Path) -> SignedClient:
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca_file)
-    connections = Connections(reactor, AddressFilter(["127.0.0.1/32"]), str(ca_file))
+    connections = Connections(
+        _reactor, AddressFilter(["127.0.0.1/32"]), str(ca_file), names_known.lookups
+    )
     clock = Clock(_reactor)
     discovery = ServerDiscovery(
-        OutboundHttp(reactor, connections), NoServices(), clock, Randomness()
+        OutboundHttp(_reactor, connections), NoServices(), clock, Randomness()
     )
     return SignedClient(
-        reactor,
+        _reactor,
         connections,
         discovery,
         AllowedServers(None, []),
@@ -79,7 +81,7 @@ def tls(authority: trustme.CA, *names: str, **more: Any) -> ssl.SSLContext:
 
 def ask(client: SignedClient, server: str, **options: Any) -> Any:
     path = "/_matrix/federation/v1/version"
-    return result(client.request_json("GET", ServerName(server), path, **options))
+    return result(request_json(client, "GET", ServerName(server), path, **options))
 
 
 def failure(client: SignedClient, server: str, **options: Any) -> RequestFailed:
@@ -143,9 +145,9 @@ def test_a_connection_is_kept_for_the_next_request(
 
 
 def test_attack_9_a_connection_is_not_kept_for_a_server_of_another_name(
-    client: SignedClient, reactor: NamingReactor, authority: trustme.CA
+    client: SignedClient, names_known: Names, authority: trustme.CA
 ) -> None:
-    reactor.names = {"one.test": [["127.0.0.1"]], "two.test": [["127.0.0.1"]]}
+    names_known.known = {"one.test": [["127.0.0.1"]], "two.test": [["127.0.0.1"]]}
     with serving(answering(OK), tls=tls(authority, "one.test")) as server:
         ask(client, f"one.test:{server.port}")
 

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import pytest
+from twisted.internet import reactor
 
 from homeserver.core.identifiers import ServerName
 from homeserver.randomness import Randomness
@@ -12,11 +13,10 @@ from homeserver.transport.federation_client import AllowedServers, SignedClient
 from homeserver.transport.outbound import OutboundHttp, RequestFailed
 from homeserver.transport.server_discovery import ServerDiscovery
 from tests.homeserver import key_of
-from tests.transport.sockets import OK, NamingReactor, answering, result, serving
+from tests.transport.sockets import OK, answering, result, serving
 
 
 def make_client() -> SignedClient:
-    reactor = NamingReactor()
     connections = Connections(reactor, AddressFilter())
     # Discovery is for server names; who asks for a URL asks neither a resolver nor the time.
     discovery = ServerDiscovery(

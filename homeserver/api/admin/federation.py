@@ -77,6 +77,8 @@ def _body(one: DestinationHealth) -> JsonObject:
         "light_edus_waiting": one.light_edus,
         "stored_edus_waiting": one.stored_edus,
         "dead_letters": one.dead_letters,
+        "dropped_messages": row.dropped_messages,
+        "dropped_ts": row.dropped_ts,
         "failures": row.failures,
         "failing_since_ts": row.failing_since_ts,
         "next_try_ts": row.next_try_ts,

@@ -4,6 +4,7 @@ spec: client-server-api/#content-repository, v1.19. The operations under /_matri
 need no authentication give out only what came while `media.unauthenticated_legacy` was on.
 """
 
+from functools import partial
 from typing import Literal
 
 from homeserver.api.media_responses import make_download, make_thumbnail_download
@@ -99,7 +100,7 @@ class MediaAPI:
     """Files that clients see."""
 
     def __init__(self, media: Media, thumbnails: Thumbnails) -> None:
-        self._media = media
+        self._open = partial(media.open, authenticated=True)
         self._thumbnails = thumbnails
 
     @endpoint("getContentAuthed", "GET", _DOWNLOAD, auth=Auth.CLIENT, rate_limited=True)
@@ -112,9 +113,7 @@ class MediaAPI:
         timeout_ms: int = DEFAULT_WAIT_MS,
     ) -> Response:
         del requester
-        return make_download(
-            await self._media.open(server_name, media_id, timeout_ms=timeout_ms, authenticated=True)
-        )
+        return make_download(await self._open(server_name, media_id, timeout_ms=timeout_ms))
 
     @endpoint(
         "getContentOverrideNameAuthed", "GET", _DOWNLOAD + "/{fileName}",
@@ -130,9 +129,7 @@ class MediaAPI:
         timeout_ms: int = DEFAULT_WAIT_MS,
     ) -> Response:
         del requester
-        found = await self._media.open(
-            server_name, media_id, timeout_ms=timeout_ms, authenticated=True
-        )
+        found = await self._open(server_name, media_id, timeout_ms=timeout_ms)
         return make_download(found, clean_file_name(file_name))
 
     @endpoint(
@@ -154,9 +151,7 @@ class MediaAPI:
     ) -> Response:
         del requester
         wish = Wish(width, height, method, animated)
-        found = await self._media.open(
-            server_name, media_id, timeout_ms=timeout_ms, authenticated=True
-        )
+        found = await self._open(server_name, media_id, timeout_ms=timeout_ms)
         return make_thumbnail_download(await self._thumbnails.open(found, wish))
 
 
@@ -164,7 +159,7 @@ class UnauthenticatedMediaAPI:
     """The deprecated operations, for clients and servers that know no others."""
 
     def __init__(self, media: Media, thumbnails: Thumbnails) -> None:
-        self._media = media
+        self._open = partial(media.open, authenticated=False)
         self._thumbnails = thumbnails
 
     @endpoint("getContent", "GET", _OLD_DOWNLOAD, auth=Auth.NONE, rate_limited=True)
@@ -178,15 +173,8 @@ class UnauthenticatedMediaAPI:
         allow_redirect: bool = False,
     ) -> Response:
         del allow_redirect  # nothing is elsewhere
-        return make_download(
-            await self._media.open(
-                server_name,
-                media_id,
-                timeout_ms=timeout_ms,
-                authenticated=False,
-                fetches=allow_remote,
-            )
-        )
+        found = await self._open(server_name, media_id, timeout_ms=timeout_ms, fetches=allow_remote)
+        return make_download(found)
 
     @endpoint(
         "getContentOverrideName", "GET", _OLD_DOWNLOAD + "/{fileName}",
@@ -203,13 +191,7 @@ class UnauthenticatedMediaAPI:
         allow_redirect: bool = False,
     ) -> Response:
         del allow_redirect
-        found = await self._media.open(
-            server_name,
-            media_id,
-            timeout_ms=timeout_ms,
-            authenticated=False,
-            fetches=allow_remote,
-        )
+        found = await self._open(server_name, media_id, timeout_ms=timeout_ms, fetches=allow_remote)
         return make_download(found, clean_file_name(file_name))
 
     @endpoint(
@@ -231,11 +213,5 @@ class UnauthenticatedMediaAPI:
     ) -> Response:
         del allow_redirect
         wish = Wish(width, height, method, animated)
-        found = await self._media.open(
-            server_name,
-            media_id,
-            timeout_ms=timeout_ms,
-            authenticated=False,
-            fetches=allow_remote,
-        )
+        found = await self._open(server_name, media_id, timeout_ms=timeout_ms, fetches=allow_remote)
         return make_thumbnail_download(await self._thumbnails.open(found, wish))

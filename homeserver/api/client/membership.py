@@ -10,6 +10,7 @@ from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.directory import Directory
+from homeserver.services.invitees import Invitees
 from homeserver.services.membership import Membership
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
 
@@ -28,9 +29,10 @@ class Target:
 class MembershipAPI:
     """Who is in a room."""
 
-    def __init__(self, membership: Membership, directory: Directory) -> None:
+    def __init__(self, membership: Membership, directory: Directory, invitees: Invitees) -> None:
         self._membership = membership
         self._directory = directory
+        self._invitees = invitees
 
     @endpoint(
         "joinRoom", "POST", "/_matrix/client/v3/join/{roomIdOrAlias}",
@@ -101,6 +103,7 @@ class MembershipAPI:
         auth=Auth.CLIENT, rate_limited=True,
     )  # fmt: skip
     async def invite_user(self, requester: Requester, room_id: RoomID, body: Target) -> JsonObject:
+        await self._invitees.check_willing([body.user_id])
         await self._act(self._membership.invite, requester, room_id, body)
         return EMPTY
 

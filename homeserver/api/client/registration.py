@@ -65,7 +65,9 @@ class RegistrationAPI:
     ) -> JsonObject:
         if kind == "guest":
             raise Forbidden("Guest accounts are not possible on this server")
-        username = body.username or self._randomness.upper_token(_GENERATED_NAME_LETTERS)
+        username = body.username
+        if username is None:
+            username = self._randomness.upper_token(_GENERATED_NAME_LETTERS)
         wish = NewSession.checked(
             body.device_id,
             body.initial_device_display_name,

@@ -9,6 +9,7 @@ from homeserver.core.identifiers import RoomAlias, RoomID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.directory import Directory
+from homeserver.services.messages import Messages
 from homeserver.services.room_creation import RoomCreation, RoomWish
 from homeserver.services.room_upgrades import RoomUpgrades, UpgradeWish
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
@@ -23,11 +24,16 @@ class RoomsAPI:
     """Making rooms and finding them."""
 
     def __init__(
-        self, creation: RoomCreation, upgrades: RoomUpgrades, directory: Directory
+        self,
+        creation: RoomCreation,
+        upgrades: RoomUpgrades,
+        directory: Directory,
+        messages: Messages,
     ) -> None:
         self._creation = creation
         self._upgrades = upgrades
         self._directory = directory
+        self._messages = messages
 
     @endpoint("createRoom", "POST", "/_matrix/client/v3/createRoom", auth=Auth.CLIENT)
     async def create_room(self, requester: Requester, body: RoomWish) -> JsonObject:
@@ -65,7 +71,8 @@ class RoomsAPI:
         auth=Auth.CLIENT,
     )  # fmt: skip
     async def delete_room_alias(self, requester: Requester, room_alias: RoomAlias) -> JsonObject:
-        await self._directory.delete_alias(requester.user_id, room_alias)
+        room_id = await self._directory.delete_alias(requester.user_id, room_alias)
+        await self._messages.withdraw_alias(requester.user_id, room_id, room_alias)
         return EMPTY
 
     @endpoint(

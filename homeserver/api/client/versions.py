@@ -20,10 +20,12 @@ class VersionsAPI:
         public_base_url: str | None,
         default_room_version: str,
         unstable_features: dict[str, bool],
+        unstable_capabilities: JsonObject,
     ) -> None:
         self._public_base_url = public_base_url
         self._default_room_version = default_room_version
         self._unstable_features = unstable_features
+        self._unstable_capabilities = unstable_capabilities
 
     @endpoint("getVersions", "GET", "/_matrix/client/versions", auth=Auth.OPTIONAL)
     async def get_versions(self) -> JsonObject:
@@ -56,5 +58,6 @@ class VersionsAPI:
                 "m.3pid_changes": {"enabled": False},
                 "m.get_login_token": {"enabled": False},
                 "m.profile_fields": {"enabled": True},
+                **self._unstable_capabilities,
             }
         }

@@ -26,7 +26,11 @@ class KeysAPI:
         self._own = own
         self._keys = keys
 
-    @endpoint("getServerKey", "GET", "/_matrix/key/v2/server", auth=Auth.NONE)
+    # COMPAT: older servers name the key that they want, as the specification once said.
+    @endpoint(
+        "getServerKey", "GET", "/_matrix/key/v2/server", auth=Auth.NONE,
+        also=("/_matrix/key/v2/server/{keyId}",),
+    )  # fmt: skip
     async def get_server_key(self) -> JsonObject:
         return self._own.response()
 

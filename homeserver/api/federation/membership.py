@@ -11,6 +11,7 @@ import orjson
 from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.errors import InvalidParam
+from homeserver.services.federation.answered_joins import AnsweredJoins
 from homeserver.services.federation.resident_membership import ResidentMembership
 from homeserver.transport.endpoint import EMPTY, Auth, RawJSON, endpoint
 
@@ -26,8 +27,9 @@ class Invite:
 
 
 class FederationMembershipAPI:
-    def __init__(self, membership: ResidentMembership) -> None:
+    def __init__(self, membership: ResidentMembership, joins: AnsweredJoins) -> None:
         self._membership = membership
+        self._joins = joins
 
     @endpoint("makeJoin", "GET", f"{_V1}/make_join/{{roomId}}/{{userId}}", auth=Auth.FEDERATION)
     async def make_join(
@@ -45,22 +47,10 @@ class FederationMembershipAPI:
         *,
         omit_members: bool = False,
     ) -> RawJSON:
-        join, state, auth_chain, servers = await self._membership.send_join(
+        answer = await self._joins.send_join(
             origin, room_id, event_id, body, omit_members=omit_members
         )
-        head: JsonObject = {"members_omitted": servers is not None}
-        if servers is not None:
-            head["servers_in_room"] = list(servers)
-        return RawJSON(
-            orjson.dumps(head)[:-1]
-            + b',"event":'
-            + join.pdu_bytes
-            + b',"auth_chain":['
-            + b",".join(auth_chain)
-            + b'],"state":['
-            + b",".join(state)
-            + b"]}"
-        )
+        return RawJSON(answer)
 
     @endpoint("makeKnock", "GET", f"{_V1}/make_knock/{{roomId}}/{{userId}}", auth=Auth.FEDERATION)
     async def make_knock(

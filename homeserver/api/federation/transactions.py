@@ -6,7 +6,7 @@ spec: server-server-api/#transactions, v1.19.
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.services.federation.inbound_transactions import InboundTransactions
-from homeserver.transport.endpoint import Auth, RawJSON, endpoint
+from homeserver.transport.endpoint import Auth, RawJSON, RequestInfo, endpoint
 
 
 class TransactionsAPI:
@@ -16,5 +16,8 @@ class TransactionsAPI:
     @endpoint(
         "sendTransaction", "PUT", "/_matrix/federation/v1/send/{txnId}", auth=Auth.FEDERATION
     )  # fmt: skip
-    async def send_transaction(self, origin: ServerName, txn_id: str, body: JsonObject) -> RawJSON:
-        return RawJSON(await self._transactions.receive(origin, txn_id, body))
+    async def send_transaction(
+        self, origin: ServerName, txn_id: str, body: JsonObject, request: RequestInfo
+    ) -> RawJSON:
+        size = len(request.body_bytes)
+        return RawJSON(await self._transactions.receive(origin, txn_id, body, size))

@@ -2,19 +2,21 @@
 
 spec: server-server-api/#device-management, #end-to-end-encryption, v1.19. A change is noted in the
 transaction that makes it (`storage/device_updates.py`); here each note becomes an EDU for every
-server that shares a room with the user. Invariants: a note is deleted in the transaction that
-stores its EDUs, and the updates of a user form a chain without gaps.
+server that shares a room with the user; and so does each user who has come into a room, for the
+servers that he shared no room with (`storage/introductions.py`). Invariants: a note is deleted in
+the transaction that stores its EDUs, and the updates of a user form a chain without gaps.
 
 NOTSPEC: devices without keys are not told of, as the list of a user's devices has keys for each.
 """
 
 import logging
 from collections.abc import Collection, Sequence
+from itertools import groupby
 
 from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.canonical_json import encode_canonical_json
-from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
+from homeserver.core.identifiers import ServerName, UserID, server_name_of
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
 from homeserver.engine.live_rooms import MEMBER
@@ -22,10 +24,11 @@ from homeserver.errors import DatabaseUnavailable
 from homeserver.services.federation.sender import FederationSender, store_edus
 from homeserver.services.federation.shared_rooms import SharedRooms
 from homeserver.services.key_lists import MASTER, SELF_SIGNING, KeyLists, list_local_keys
-from homeserver.storage import device_updates
+from homeserver.storage import device_updates, introductions
 from homeserver.storage.database import Database
 from homeserver.storage.device_updates import CROSS_SIGNING_KEYS
 from homeserver.storage.dictionaries import find_user_nid
+from homeserver.storage.introductions import Introduction
 from homeserver.storage.outgoing_edus import DEVICES_AND_KEYS, NewEDU
 from homeserver.storage.query import Txn
 
@@ -36,6 +39,8 @@ SIGNING_KEY_UPDATE = "m.signing_key_update"
 _MAX_UPDATES = 20
 """When more devices change at once, other servers are let ask for the list."""
 _RETRY_SECONDS = 10.0
+_USERS_AT_ONCE = 100
+"""Newcomers that are read at once."""
 
 
 class DeviceUpdates:
@@ -54,11 +59,14 @@ class DeviceUpdates:
         self._clock = clock
         self._waiting: set[UserID] = set()
         self._is_running = False
+        self._has_newcomers = False
+        self._is_introducing = False
 
     async def start(self) -> None:
         """Go on where the last process stopped."""
         for user_id in await self._db.read(device_updates.list_waiting_users):
             self.note_changed(user_id)
+        self.note_newcomers()
 
     def note_changed(self, user_id: UserID) -> None:
         """Listen to `DeviceLists`: there may be something to tell of a user."""
@@ -97,18 +105,39 @@ class DeviceUpdates:
                 and event.state_key is not None
                 and server_name_of(event.state_key) == self._shared_rooms.server_name
                 and (before is None or before.membership != "join")
+                and self._shared_rooms.has_others(each.room_id)
             ):
-                self._background.run(
-                    "devices of a newcomer", self._introduce(UserID(event.state_key), each.room_id)
-                )
+                self.note_newcomers()
+                return
 
-    async def _introduce(self, user_id: UserID, room_id: RoomID) -> None:
-        servers = await self._shared_rooms.servers_of_room(room_id)
-        if servers:
-            servers -= await self._shared_rooms.servers_of_user(user_id, but=room_id)
-        if servers:
-            await self._db.run(_store_introduction, user_id, servers)
-            self._sender.note_stored_edus(servers)
+    def note_newcomers(self) -> None:
+        """Say that `storage/introductions.py` may have something."""
+        self._has_newcomers = True
+        if not self._is_introducing:
+            self._is_introducing = True
+            self._background.run("devices of newcomers", self._introduce_all())
+
+    async def _introduce_all(self) -> None:
+        try:
+            while self._has_newcomers:
+                self._has_newcomers = False
+                try:
+                    rows = await self._db.read(introductions.list_introductions, _USERS_AT_ONCE)
+                    for user_id, his in groupby(rows, key=lambda row: row.user_id):
+                        await self._introduce(user_id, list(his))
+                        self._has_newcomers = True
+                except DatabaseUnavailable as error:
+                    logger.warning("Introductions wait for the database: %s", error)
+                    self._has_newcomers = True
+                    await self._clock.sleep(_RETRY_SECONDS)
+        finally:
+            self._is_introducing = False
+
+    async def _introduce(self, user_id: UserID, rows: Sequence[Introduction]) -> None:
+        new = {row.room_id: row.servers for row in rows}
+        servers = await self._shared_rooms.list_met(user_id, new)
+        await self._db.run(_store_introduction, user_id, rows, servers, self._clock.now_ms())
+        self._sender.note_stored_edus(servers)
 
 
 def _store_updates(txn: Txn, user_id: UserID, servers: Collection[ServerName], now_ms: int) -> None:
@@ -130,20 +159,30 @@ def _store_updates(txn: Txn, user_id: UserID, servers: Collection[ServerName], n
         content["stream_id"] = stream_id
         content["prev_id"] = [before] if before and not is_gap else []
         contents.append((DEVICE_LIST_UPDATE, content))
-    _store(txn, servers, contents)
+    _store(txn, user_id, servers, contents, now_ms)
 
 
-def _store_introduction(txn: Txn, user_id: UserID, servers: Collection[ServerName]) -> None:
+def _store_introduction(
+    txn: Txn,
+    user_id: UserID,
+    rows: Sequence[Introduction],
+    servers: Collection[ServerName],
+    now_ms: int,
+) -> None:
     """Store an update that follows no other: whoever gets it asks for the list."""
-    user_nid = find_user_nid(txn, user_id)
+    if introductions.lock_introductions(txn, rows[0].user_nid) != list(rows):
+        return  # he has come into yet another room: they are read again
+    introductions.delete_introductions(txn, rows)
+    if not servers:
+        return
     keys = list_local_keys(txn, [user_id], None)
     devices = keys.devices.get(user_id)
-    if user_nid is None or not devices:
+    if not devices:
         return
     content = _device(user_id, next(iter(devices)), keys)
-    content["stream_id"] = device_updates.last_stream_id(txn, user_nid)
+    content["stream_id"] = device_updates.last_stream_id(txn, rows[0].user_nid)
     content["prev_id"] = []
-    _store(txn, servers, [(DEVICE_LIST_UPDATE, content)])
+    _store(txn, user_id, servers, [(DEVICE_LIST_UPDATE, content)], now_ms)
 
 
 def _device(user_id: UserID, device_id: str, keys: KeyLists) -> JsonObject:
@@ -167,14 +206,19 @@ def _signing_keys(user_id: UserID, keys: KeyLists) -> JsonObject:
 
 
 def _store(
-    txn: Txn, servers: Collection[ServerName], contents: Sequence[tuple[str, JsonObject]]
+    txn: Txn,
+    user_id: UserID,
+    servers: Collection[ServerName],
+    contents: Sequence[tuple[str, JsonObject]],
+    now_ms: int,
 ) -> None:
     encoded = [(edu_type, encode_canonical_json(content)) for edu_type, content in contents]
     store_edus(
         txn,
         [
-            NewEDU(server, DEVICES_AND_KEYS, edu_type, content)
+            NewEDU(server, DEVICES_AND_KEYS, edu_type, content, user_id)
             for server in servers
             for edu_type, content in encoded
         ],
+        now_ms,
     )

@@ -31,6 +31,7 @@ from homeserver.errors import (
     ServiceUnavailable,
 )
 from homeserver.metrics import BACKGROUND_FAILURES, INBOUND_EVENTS, INBOUND_TRANSACTIONS
+from homeserver.services.federation.inbound_budget import Held, InboundBudget
 from homeserver.services.federation.inbound_edus import InboundEDUs
 from homeserver.services.federation.room_events import RoomEvents
 from homeserver.storage import inbound_transactions
@@ -58,6 +59,8 @@ class _Work:
 
     room_id: RoomID
     pdus: Sequence[JsonObject]
+    held: Held | None
+    """None: read from the database, one after the other."""
     results: dict[str, str | None] = field(default_factory=dict)
     """Event id -> what was wrong with it."""
     done: Deferred[None] = field(default_factory=Deferred)
@@ -75,12 +78,14 @@ class InboundTransactions:
         background: Background,
         events: RoomEvents,
         edus: InboundEDUs,
+        budget: InboundBudget,
     ) -> None:
         self._db = database
         self._clock = clock
         self._background = background
         self._events = events
         self._edus = edus
+        self._budget = budget
         self._under_way: dict[tuple[ServerName, str], list[Deferred[bytes]]] = {}
         self._counts: Counter[ServerName] = Counter()
 
@@ -98,7 +103,7 @@ class InboundTransactions:
             for row in rows:
                 pdu = decode_lenient_json(row.pdu)
                 assert isinstance(pdu, dict)
-                work = _Work(row.room_id, [pdu], stored=[row.staged_nid])
+                work = _Work(row.room_id, [pdu], None, stored=[row.staged_nid])
                 self._counts[row.origin] += 1
                 await self._work(row.origin, work)
                 after = row.staged_nid
@@ -107,7 +112,9 @@ class InboundTransactions:
         before = self._clock.now_ms() - _KEPT_MS
         await self._db.run(inbound_transactions.delete_old_responses, before)
 
-    async def receive(self, origin: ServerName, txn_id: str, body: JsonObject) -> bytes:
+    async def receive(
+        self, origin: ServerName, txn_id: str, body: JsonObject, body_bytes: int
+    ) -> bytes:
         """Return the answer as JSON. Raises BadRequest, LimitExceeded."""
         if len(txn_id) > _MAX_TXN_ID or "\x00" in txn_id:
             raise BadRequest("A transaction id has at most 255 characters, none of them NUL")
@@ -121,7 +128,7 @@ class InboundTransactions:
         failure: Exception = ServiceUnavailable("Send this again", retry_after_ms=1000)
         answer = None
         try:
-            answer = await self._answer_once(origin, txn_id, body)
+            answer = await self._answer_once(origin, txn_id, body, body_bytes)
         except (MatrixError, DatabaseUnavailable) as error:
             failure = error
             raise
@@ -134,10 +141,12 @@ class InboundTransactions:
                     waiting.callback(answer)
         return answer
 
-    async def _answer_once(self, origin: ServerName, txn_id: str, body: JsonObject) -> bytes:
+    async def _answer_once(
+        self, origin: ServerName, txn_id: str, body: JsonObject, body_bytes: int
+    ) -> bytes:
         answer = await self._db.read(inbound_transactions.find_response, origin, txn_id)
         if answer is None:
-            answer = await self._receive(origin, body)
+            answer = await self._receive(origin, body, body_bytes)
             await self._db.run(  # 5
                 inbound_transactions.insert_response,
                 origin,
@@ -147,17 +156,31 @@ class InboundTransactions:
             )
         return answer
 
-    async def _receive(self, origin: ServerName, body: JsonObject) -> bytes:
+    async def _receive(self, origin: ServerName, body: JsonObject, body_bytes: int) -> bytes:
         pdus, edus = _objects(body, "pdus", MAX_PDUS), _objects(body, "edus", MAX_EDUS)
         if self._counts[origin] + len(pdus) > _MAX_UNDER_WAY:
             raise LimitExceeded(
                 "Your events come faster than they can be read", retry_after_ms=5000
             )
+        held = self._budget.hold(origin, body_bytes)
+        try:
+            return await self._take_in(origin, pdus, edus, held)
+        finally:
+            held.let_go()
+
+    async def _take_in(
+        self,
+        origin: ServerName,
+        pdus: Sequence[JsonObject],
+        edus: Sequence[JsonObject],
+        held: Held,
+    ) -> bytes:
         for edu in edus:  # 2
             if edu.get("edu_type") == _TO_DEVICE:
                 await self._edus.receive(origin, edu)
-        works = [_Work(room_id, found) for room_id, found in _by_room(pdus).items()]
+        works = [_Work(room_id, found, held) for room_id, found in _by_room(pdus).items()]
         for work in works:  # 3
+            held.share()
             self._counts[origin] += len(work.pdus)
             self._background.run("events of a transaction", self._work(origin, work))
         for edu in edus:
@@ -233,6 +256,8 @@ class InboundTransactions:
             self._counts[origin] -= len(work.pdus)
             if not self._counts[origin]:
                 del self._counts[origin]
+            if work.held is not None:
+                work.held.let_go()
         for problem in work.results.values():
             INBOUND_EVENTS.labels("accepted" if problem is None else "refused").inc()
         work.is_done = True

@@ -8,10 +8,10 @@ server that answered the join is asked first, then others of the room, with grow
 import logging
 from collections.abc import Sequence
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from homeserver.background import Background
-from homeserver.clock import Clock
+from homeserver.clock import Clock, cancel_call
 from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.partial_rooms import PartialRoom
@@ -47,6 +47,9 @@ class PartialJoins:
         self._randomness = randomness
         self._background = background
         self._under_way: set[RoomID] = set()
+        self._wanted: set[RoomID] = set()
+        """Rooms joined since the work on them began, or began again."""
+        self._pauses: dict[RoomID, Deferred[None]] = {}
         self._turns = DeferredSemaphore(_MAX_AT_ONCE)
 
     async def start(self) -> None:
@@ -57,33 +60,55 @@ class PartialJoins:
     async def list_servers(self, room_id: RoomID) -> Sequence[ServerName]:
         """Return who is in a room that lacks members, as the answer to the join said."""
         room = await self._live_rooms.find(room_id)
-        if room is None or not room.is_partial:
-            return ()
-        partial = await self._rooms.partial_rooms.find(room)
-        return () if partial is None else partial.servers
+        return () if room is None or room.partial is None else room.partial.servers
 
     def begin(self, room_id: RoomID) -> None:
-        """See to it that a room gets its members; nothing happens if that is under way."""
-        if room_id not in self._under_way:
-            self._under_way.add(room_id)
-            self._background.run("members of a room", self._complete(room_id))
+        """See to it that a room gets its members; should that be under way, at once and anew."""
+        self._wanted.add(room_id)
+        if room_id in self._under_way:
+            self._end_pause(room_id)
+            return
+        self._under_way.add(room_id)
+        self._background.run("members of a room", self._complete(room_id))
 
     async def _complete(self, room_id: RoomID) -> None:
-        began = self._clock.monotonic()
-        rounds = 0
         try:
-            while (partial := await self._find(room_id)) is not None:
-                if await self._try_round(partial, rounds):
-                    seconds = self._clock.monotonic() - began
-                    logger.info("Members are known room=%s seconds=%.1f", room_id, seconds)
-                    return
-                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(rounds, 12), _LAST_PAUSE_SECONDS)
-                pause = self._randomness.jitter(pause)
-                rounds += 1
-                logger.info("Members not learnt room=%s next_seconds=%.0f", room_id, pause)
-                await self._clock.sleep(pause)
+            while room_id in self._wanted:
+                self._wanted.discard(room_id)
+                await self._learn(room_id)
         finally:
             self._under_way.discard(room_id)
+            self._wanted.discard(room_id)
+
+    async def _learn(self, room_id: RoomID) -> None:
+        """Return when the members are known, or not wanted; or when the room was joined again."""
+        began = self._clock.monotonic()
+        rounds = 0
+        while room_id not in self._wanted and (partial := await self._find(room_id)) is not None:
+            if await self._try_round(partial, rounds):
+                seconds = self._clock.monotonic() - began
+                logger.info("Members are known room=%s seconds=%.1f", room_id, seconds)
+                return
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(rounds, 12), _LAST_PAUSE_SECONDS)
+            pause = self._randomness.jitter(pause)
+            rounds += 1
+            logger.info("Members not learnt room=%s next_seconds=%.0f", room_id, pause)
+            if room_id not in self._wanted:
+                await self._wait(room_id, pause)
+
+    async def _wait(self, room_id: RoomID, seconds: float) -> None:
+        waiting = self._pauses[room_id] = Deferred()
+        timer = self._clock.call_later(seconds, lambda: self._end_pause(room_id))
+        try:
+            await waiting
+        finally:
+            del self._pauses[room_id]
+            cancel_call(timer)
+
+    def _end_pause(self, room_id: RoomID) -> None:
+        waiting = self._pauses.get(room_id)
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)
 
     async def _find(self, room_id: RoomID) -> PartialRoom | None:
         """Return what is known of a room that still lacks members and has a local user."""

@@ -17,7 +17,7 @@ from homeserver.background import Background
 from homeserver.clock import Clock, cancel_call
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, RoomID, ServerName
-from homeserver.engine.backfill import Gap
+from homeserver.engine.backfill import MAX_EDGE, Gap
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
@@ -107,10 +107,16 @@ class RemoteHistory:
             return Extended(Progress.LATER, depths)
         running = self._running.get(room.room_id)  # 3
         if running is None:
-            running = self._background.run("history of a room", self._fetch(room, hopeful))
+            running = self._background.run(
+                "history of a room", self._fetch(room, hopeful[:MAX_EDGE])
+            )
             self._running[room.room_id] = running
-            running.addBoth(lambda _: self._running.pop(room.room_id, None))
-        if await is_ended(running, self._clock, deadline):
+
+            def ended(_: None) -> None:
+                self._running.pop(room.room_id, None)
+
+            running.addBoth(ended)
+        if await is_ended(running, self._clock, deadline) and not self._background.is_stopped:
             return Extended(Progress.MORE)
         return Extended(Progress.LATER, depths)
 
@@ -124,8 +130,12 @@ class RemoteHistory:
     def list_servers(self, room: LiveRoom) -> list[ServerName]:
         """Return some of a room's other servers, those with the most members first."""
         now = self._clock.monotonic()
-        names = [ServerName(name) for name in room.servers if name != self._server_name]
-        names.sort(key=lambda name: (self._unhelpful.get(name, now) > now, -room.servers[name]))
+        known = [ServerName(name) for name in room.servers]
+        known += () if room.partial is None else room.partial.servers
+        names = [name for name in dict.fromkeys(known) if name != self._server_name]
+        names.sort(
+            key=lambda name: (self._unhelpful.get(name, now) > now, -room.servers.get(name, 0))
+        )
         return names[:_MAX_SERVERS]
 
     def _is_hopeful(self, room_id: RoomID, event_id: EventID) -> bool:
@@ -133,17 +143,16 @@ class RemoteHistory:
         return failed is None or failed.until <= self._clock.monotonic()
 
     async def _fetch(self, room: LiveRoom, gaps: Sequence[Gap]) -> None:
-        helped = await self._ask(room, [gap.event_id for gap in gaps])
-        for gap in gaps:
-            self._note(room.room_id, gap.event_id, helped=helped)
+        helped = False
+        try:
+            helped = await self._ask(room, [gap.event_id for gap in gaps])
+        finally:
+            for gap in gaps:
+                self._note(room.room_id, gap.event_id, helped=helped)
 
     async def _ask(self, room: LiveRoom, edge: Sequence[EventID]) -> bool:
         """Return whether some server had history that is new."""
-        servers = self.list_servers(room)
-        if room.is_partial:
-            named = await self._rooms.partial_rooms.list_servers(room)
-            servers += sorted(named - {self._server_name, *servers})
-        for server in servers[:_MAX_SERVERS]:
+        for server in self.list_servers(room):
             try:
                 count = await self._rooms.backfill.extend(
                     room.room_id, self._servers.get(server), edge

@@ -14,6 +14,7 @@ from twisted.internet.defer import DeferredLock
 from homeserver.core.errors import EventMalformed, EventRejected, JsonInvalid, SignatureInvalid
 from homeserver.core.events import Event, parse_event
 from homeserver.core.identifiers import (
+    EventID,
     IdentifierInvalid,
     RoomID,
     ServerName,
@@ -28,8 +29,8 @@ from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.remote_joins import JoinRefused, PartialJoin
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
-from homeserver.engine.room_change import STRIPPED_TYPES
-from homeserver.errors import Forbidden, MatrixError, NotFound, ServersFailed
+from homeserver.engine.stripped_state import STRIPPED_TYPES
+from homeserver.errors import Forbidden, MatrixError, NotFound, ServersFailed, TooLarge
 from homeserver.services.federation.membership_templates import (
     MembershipTemplates,
     TemplateRefused,
@@ -71,6 +72,10 @@ class RemoteMembership:
 
     def is_remote(self, user_id: UserID) -> bool:
         return server_name_of(user_id) != self._server_name
+
+    async def wait_for_member(self, room_id: RoomID, user_id: UserID) -> None:
+        """Return when it is known what a user is in a room. Raises ServiceUnavailable."""
+        await self._rooms.partial_rooms.wait_for_member(room_id, user_id)
 
     async def list_candidates(
         self, user_id: UserID, room_id: RoomID, via: Sequence[str]
@@ -126,7 +131,10 @@ class RemoteMembership:
             server, room_id, user_id, list(ROOM_VERSIONS)
         )
         join = self._templates.sign(server, answer, room_id, user_id, content)
-        is_resident = await self._rooms.out_of_band.is_resident(room_id)
+        room = await self._rooms.out_of_band.find_resident(room_id)
+        is_resident = room is not None
+        if room is not None:
+            join = await self._rooms.policy.sign(room, join)
         answer = await self._requests.send_join(  # 2
             server, room_id, join.event_id, join.pdu_bytes, omit_members=not is_resident
         )
@@ -217,20 +225,24 @@ class RemoteMembership:
 
     async def invite(
         self, room: LiveRoom, sender: UserID, user_id: UserID, content: JsonObject
-    ) -> None:
-        """Invite a user of another server, who must agree to it.
+    ) -> EventID:
+        """Invite a user of another server, who must agree to it; return the event's id.
 
         1. Make the event.   2. Have it signed there.   3. Take it into the room.
 
-        Raises Forbidden, ServersFailed, and what the other server has answered.
+        Before anybody sees it, a policy server of the room must sign it. Raises Forbidden,
+        ServersFailed, and what the other servers have answered.
         """
         server = parse_server_name(server_name_of(user_id) or "")
         try:
             invite = await self._rooms.resident.make_membership(  # 1
                 room.room_id, sender, user_id, content
             )
+            invite = await self._rooms.policy.sign(room, invite)
         except EventRejected as error:
             raise Forbidden(error.reason) from error
+        except EventMalformed as error:
+            raise TooLarge(str(error)) from error
         try:
             answer = await self._requests.send_invite(  # 2
                 server,
@@ -249,6 +261,7 @@ class RemoteMembership:
         await self._rooms.resident.take_in(  # 3
             self._servers.get(server), room.room_id, signed.pdu
         )
+        return signed.event_id
 
     async def _try_each(
         self, candidates: Sequence[ServerName], attempt: Callable[[ServerName], Awaitable[None]]
@@ -316,4 +329,6 @@ def _with_signature(event: Event, returned: JsonValue, server: ServerName) -> Ev
         return event  # if it is needed, the checks will miss it
     ours = event.pdu["signatures"]
     assert isinstance(ours, dict)
-    return parse_event(event.room_version, {**event.pdu, "signatures": {**ours, server: theirs}})
+    kept = ours.get(server)  # of a policy server that is that server as well
+    both = {**theirs, **(kept if isinstance(kept, dict) else {})}
+    return parse_event(event.room_version, {**event.pdu, "signatures": {**ours, server: both}})

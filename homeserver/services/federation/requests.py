@@ -17,7 +17,12 @@ from homeserver.core.identifiers import (
     parse_event_id,
 )
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.transport.federation_client import ErrorAnswer, FederationClient, parse_json
+from homeserver.transport.federation_client import (
+    ErrorAnswer,
+    FederationClient,
+    parse_json,
+    request_json,
+)
 from homeserver.transport.outbound import Answer, RequestFailed
 
 _V1 = "/_matrix/federation/v1"
@@ -33,6 +38,9 @@ _MAX_PAGE_BYTES = 32 * 1_048_576
 _MAX_LIST_BYTES = 2 * 1_048_576
 """Rooms of a directory or a space."""
 _MAX_PROFILE_BYTES = 262_144
+_SIGN_SECONDS = 10.0
+"""A client waits as long for its event to be sent."""
+_MAX_SIGNATURE_BYTES = 65_536
 
 
 class FederationRequests:
@@ -57,7 +65,8 @@ class FederationRequests:
         omit_members: bool,
     ) -> JsonObject:
         """`pdu` is canonical JSON."""
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "PUT",
             server,
             f"{_V2}/send_join/{_quote(room_id)}/{_quote(event_id)}",
@@ -129,6 +138,18 @@ class FederationRequests:
         path = f"{_V1}/exchange_third_party_invite/{_quote(room_id)}"
         await self._client.request("PUT", server, path, content=event)
 
+    async def ask_policy_server_to_sign(self, server: ServerName, pdu: bytes) -> JsonObject:
+        """`pdu` is canonical JSON."""
+        return await request_json(
+            self._client,
+            "POST",
+            server,
+            "/_matrix/policy/v1/sign",
+            content=pdu,
+            timeout_seconds=_SIGN_SECONDS,
+            max_bytes=_MAX_SIGNATURE_BYTES,
+        )
+
     # Events.
 
     async def get_event(self, server: ServerName, event_id: EventID) -> JsonObject:
@@ -163,7 +184,8 @@ class FederationRequests:
         limit: int,
         min_depth: int = 0,
     ) -> JsonObject:
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "POST",
             server,
             f"{_V1}/get_missing_events/{_quote(room_id)}",
@@ -195,7 +217,8 @@ class FederationRequests:
         self, server: ServerName, txn_id: str, transaction: bytes, timeout_seconds: float
     ) -> JsonObject:
         """`transaction` is canonical JSON."""
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "PUT",
             server,
             f"{_V1}/send/{_quote(txn_id)}",
@@ -217,7 +240,8 @@ class FederationRequests:
         )
 
     async def get_public_rooms(self, server: ServerName, body: JsonObject) -> JsonObject:
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "POST",
             server,
             f"{_V1}/publicRooms",
@@ -245,7 +269,8 @@ class FederationRequests:
     async def query_user_keys(
         self, server: ServerName, device_keys: JsonObject, timeout_seconds: float
     ) -> JsonObject:
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "POST",
             server,
             f"{_V1}/user/keys/query",
@@ -256,7 +281,8 @@ class FederationRequests:
     async def claim_user_keys(
         self, server: ServerName, one_time_keys: JsonObject, timeout_seconds: float
     ) -> JsonObject:
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "POST",
             server,
             f"{_V1}/user/keys/claim",
@@ -300,8 +326,8 @@ class FederationRequests:
     # For people who look for what is broken.
 
     async def get_version(self, server: ServerName) -> JsonObject:
-        return await self._client.request_json(
-            "GET", server, f"{_V1}/version", signed=False, timeout_seconds=20.0
+        return await request_json(
+            self._client, "GET", server, f"{_V1}/version", signed=False, timeout_seconds=20.0
         )
 
     async def _get(
@@ -314,7 +340,8 @@ class FederationRequests:
         max_bytes: int = _MAX_PAGE_BYTES,
         seconds: float | None = None,
     ) -> JsonObject:
-        return await self._client.request_json(
+        return await request_json(
+            self._client,
             "GET",
             server,
             path,
@@ -324,7 +351,7 @@ class FederationRequests:
         )
 
     async def _put(self, server: ServerName, path: str, content: JsonObject | bytes) -> JsonObject:
-        return await self._client.request_json("PUT", server, path, content=content)
+        return await request_json(self._client, "PUT", server, path, content=content)
 
 
 def parse_v1_answer(body: bytes) -> JsonObject:

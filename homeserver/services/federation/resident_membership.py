@@ -19,11 +19,11 @@ from homeserver.engine.inbound_events import CannotDecide
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
-from homeserver.services.accounts import Accounts
 from homeserver.services.federation.remote_membership import shown_state
 from homeserver.services.federation.remote_servers import RemoteServers
 from homeserver.services.federation.room_guard import RoomGuard
 from homeserver.services.federation.sender import FederationSender
+from homeserver.services.invitees import Invitees
 from homeserver.services.restricted_joins import JoinCheck, RestrictedJoins
 
 _MEMBER = "m.room.member"
@@ -41,7 +41,7 @@ class ResidentMembership:
         servers: RemoteServers,
         guard: RoomGuard,
         restricted: RestrictedJoins,
-        accounts: Accounts,
+        invitees: Invitees,
         sender: FederationSender,
     ) -> None:
         self._server_name = server_name
@@ -50,7 +50,7 @@ class ResidentMembership:
         self._servers = servers
         self._guard = guard
         self._restricted = restricted
-        self._accounts = accounts
+        self._invitees = invitees
         self._relayed: OrderedDict[EventID, None] = OrderedDict()
 
     # Templates.
@@ -116,18 +116,9 @@ class ResidentMembership:
     # What was made of them.
 
     async def send_join(
-        self,
-        origin: ServerName,
-        room_id: RoomID,
-        event_id: EventID,
-        pdu: JsonObject,
-        *,
-        omit_members: bool,
-    ) -> tuple[Event, Sequence[bytes], Sequence[bytes], Sequence[str] | None]:
-        """Take in a join; return it signed, the state before it, its auth chain, and the servers.
-
-        The servers are those in the room, when members were left out; else None.
-        """
+        self, origin: ServerName, room_id: RoomID, event_id: EventID, pdu: JsonObject
+    ) -> tuple[Event, Sequence[str]]:
+        """Take in a join; return it signed, and the servers that were in the room."""
         room = await self._access_resident(origin, room_id)
         join = _parse(room.version, pdu, origin, room_id, event_id, "join")
         authorizer = join.content.get(_AUTHORIZER)
@@ -137,12 +128,9 @@ class ResidentMembership:
                 join = self._rooms.resident.sign(join)
             except (EventMalformed, JsonInvalid) as error:
                 raise InvalidParam(str(error)) from error
-        servers = list(room.servers) if omit_members else None
+        servers = list(room.servers)
         await self._take_in(origin, room_id, join)
-        found = await self._rooms.served.state_before(
-            room_id, join.event_id, omit_members=(join.sender,) if omit_members else None
-        )
-        return join, found.state, found.auth_chain, servers
+        return join, servers
 
     async def send_knock(
         self, origin: ServerName, room_id: RoomID, event_id: EventID, pdu: JsonObject
@@ -167,7 +155,9 @@ class ResidentMembership:
             outcome = await self._rooms.resident.take_in(
                 self._servers.get(origin), room_id, event.pdu
             )
-        except (EventMalformed, SignatureInvalid) as error:
+        except SignatureInvalid as error:
+            raise Forbidden(str(error)) from error
+        except EventMalformed as error:
             raise InvalidParam(str(error)) from error
         except CannotDecide as error:
             raise BadRequest(f"What the event builds on is not known here: {error}") from error
@@ -196,7 +186,7 @@ class ResidentMembership:
         """Show a local user an invitation; return the event with this server's signature.
 
         1. The server is allowed to.   2. It is an invitation, by its user, of one of ours.
-        3. Who is invited has an account.   4. The room is what the invitation says.
+        3. Who is invited has an account, and wants it.   4. The room is what the invitation says.
         """
         known = await self._rooms.out_of_band.is_resident(room_id)
         room = await self._guard.access_room(origin, room_id) if known else None  # 1
@@ -208,7 +198,9 @@ class ResidentMembership:
             )
         try:
             invite = await self._rooms.out_of_band.check(version, room_id, pdu)
-        except (EventMalformed, SignatureInvalid, JsonInvalid) as error:
+        except SignatureInvalid as error:
+            raise Forbidden(str(error)) from error
+        except (EventMalformed, JsonInvalid) as error:
             raise InvalidParam(str(error)) from error
         if (  # 2
             invite.type != _MEMBER
@@ -218,9 +210,7 @@ class ResidentMembership:
             or server_name_of(invite.state_key or "") != self._server_name
         ):
             raise InvalidParam("This is no invitation, by a user of your server, of one of ours")
-        account = await self._accounts.find(UserID(invite.state_key or ""))
-        if account is None or account.is_deactivated:  # 3
-            raise NotFound("There is no such user")
+        await self._invitees.check_account(UserID(invite.state_key or ""))  # 3
         await self._check_shown(version, room_id, state)  # 4
         try:
             signed = self._rooms.resident.sign(invite)

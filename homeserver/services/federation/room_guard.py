@@ -9,7 +9,7 @@ from collections import OrderedDict
 from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.core.server_acl import ServerACL, parse_server_acl
 from homeserver.engine.live_rooms import LiveRoom, LiveRooms
-from homeserver.errors import Forbidden, NotFound
+from homeserver.errors import Forbidden, MatrixError, NotFound
 
 _SERVER_ACL = ("m.room.server_acl", "")
 _MAX_KEPT = 1_000
@@ -32,8 +32,22 @@ class RoomGuard:
     async def access_shared_room(self, origin: ServerName, room_id: RoomID) -> LiveRoom:
         """Return the room for a server that is in it, too. Raises NotFound, Forbidden."""
         room = await self.access_room(origin, room_id)
-        if origin not in room.servers:
+        if origin not in room.servers and origin not in room.list_servers():
             raise Forbidden("Your server is not in this room")
+        return room
+
+    async def access_whole_room(self, origin: ServerName, room_id: RoomID) -> LiveRoom:
+        """As `access_shared_room`; refuse as long as the room's state lacks members.
+
+        The code is that of MSC3895: the specification has none for it.
+        """
+        room = await self.access_shared_room(origin, room_id)
+        if room.is_partial:
+            raise MatrixError(
+                "This server does not know the members of the room yet",
+                errcode="M_UNABLE_DUE_TO_PARTIAL_STATE",
+                status=403,
+            )
         return room
 
     def allows(self, room: LiveRoom, server: ServerName) -> bool:

@@ -16,6 +16,7 @@ from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.streams import Stream
 from homeserver.services.federation.catch_up import MAX_MISSED, target_servers
 from homeserver.services.federation.destination import DestinationQueue, Services
+from homeserver.services.federation.stored_edus import TIDY_SECONDS, StoredEDUs
 from homeserver.services.federation.transmission import EDU
 from homeserver.storage import destinations, outgoing_edus, outgoing_events
 from homeserver.storage.destinations import DestinationRow
@@ -72,6 +73,8 @@ class FederationSender:
         for queue in self._queues.values():
             self._wake(queue, pauses.get(queue.server, 0.0))
         self._background.loop("federation queues", self._tidy, every_seconds=_TIDY_SECONDS)
+        stored = StoredEDUs(db, self._services.clock)
+        self._background.loop("stored EDUs", stored.tidy, every_seconds=TIDY_SECONDS)
 
     def _pause_left(self, row: DestinationRow) -> float:
         if row.next_try_ts is None:
@@ -94,7 +97,7 @@ class FederationSender:
         Returns when it is certain to be sent.
         """
         room = await self._live_rooms.find(room_id)
-        if room is None or set(room.servers) <= {self._server_name, origin}:
+        if room is None or room.list_servers() <= {self._server_name, origin}:
             return
         room_nid = room.room_nid
 
@@ -112,10 +115,10 @@ class FederationSender:
         room = self._live_rooms.find_loaded(room_id)
         servers = target_servers(event.pdu)
         if room is not None:
-            servers |= {ServerName(name) for name in room.servers}
+            servers |= room.list_servers()
         servers -= {self._server_name, ServerName(origin or "")}
         self._add_pdu(servers, position, event)
-        if room is None or room.is_partial:
+        if room is None:
             self._background.run(
                 "servers of an event", self._add_others(room_id, position, event, origin, servers)
             )
@@ -128,7 +131,7 @@ class FederationSender:
         origin: ServerName | None,
         told: Collection[ServerName],
     ) -> None:
-        """Tell the servers of a room that memory does not know: it has left it, or is partial."""
+        """Tell the servers of a room that has left memory."""
         servers = await self._services.catch_up.list_servers(room_id)
         self._add_pdu(servers - {*told, ServerName(origin or "")}, position, event)
 
@@ -220,6 +223,6 @@ class FederationSender:
             await db.run(outgoing_events.delete_all_but_newest, MAX_MISSED + 1)
 
 
-def store_edus(txn: Txn, rows: Sequence[NewEDU]) -> None:
+def store_edus(txn: Txn, rows: Sequence[NewEDU], now_ms: int) -> None:
     """Store EDUs with what they tell of, in one transaction; then call `note_stored_edus`."""
-    outgoing_edus.insert_edus(txn, rows)
+    outgoing_edus.insert_edus(txn, rows, now_ms)

@@ -73,7 +73,7 @@ class DeviceExtensions:
             rooms = list((await self._user_rooms.rooms_of(user_id)).values())
             joined = [room for room in rooms if room.membership == "join"]
             for mine in await self._user_rooms.moved_since(joined, since.events):
-                if (mine.joined_nid or 0) > since.events:  # 2
+                if mine.new_at > since.events:  # 2
                     changed |= set(await self._user_rooms.joined_users(mine.room_id))
                 else:  # 2, 3
                     came, went = await self._members_since(mine.room_id, since.events)

@@ -61,6 +61,11 @@ class RoomFacts:
         self._joined.move_to_end(mine.room_nid)
         return known
 
+    async def is_partial(self, room_id: RoomID) -> bool:
+        """Tell whether the room's state lacks members as yet."""
+        room = await self._live_rooms.find(room_id)
+        return room is not None and room.is_partial
+
     async def is_ignored(self, user_id: UserID, mine: RoomOfUser) -> bool:
         """Tell whether this is an invitation by somebody whom the user ignores."""
         return await self._room_parts.is_ignored(user_id, mine)

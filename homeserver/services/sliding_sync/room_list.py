@@ -122,6 +122,10 @@ class RoomList:
         for room_id, config in subscriptions.items():
             if room_id in listed:
                 add(listed[room_id], config, None)
+        for room_id, match in list(matches.items()):
+            is_in = match.listed.mine.membership == "join"
+            if is_in and match.config.wants_all_members and await self._facts.is_partial(room_id):
+                del matches[room_id]  # it is told of when all members are known
         return Matches(matches, counts)
 
     async def _is_shown(self, user_id: UserID, room: RoomOfUser) -> bool:

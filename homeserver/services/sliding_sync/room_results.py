@@ -97,7 +97,7 @@ class RoomResults:
         if room is None:
             return None
         if mine.membership == "join":
-            if told is not None and (mine.joined_nid or 0) > told.up_to:
+            if told is not None and mine.new_at > told.up_to:
                 told = None
             return await self._joined(moment, match, room, told, is_dm=is_dm)
         return await self._left(moment, match, room, told, is_dm=is_dm)
@@ -188,7 +188,7 @@ class RoomResults:
                 moment, room, told, Span(own, is_limited=False), state, whole=False
             )
             return RoomResult(fields, result.told)
-        is_new = told is None or (mine.joined_nid or 0) > since
+        is_new = told is None or mine.new_at > since
         span = await self._room_parts.span(
             user_id, room, 0 if is_new else since, mine.left_nid, match.config.timeline_limit
         )
@@ -278,6 +278,10 @@ class RoomResults:
             told_members |= frozenset(members)
             if len(told_members) > _MAX_MEMBERS_TOLD:
                 told_members = frozenset()
+        if config.wants_lazy_members:
+            new += await self._room_state.list_cited_members(
+                room, [each for each in span.timeline if each.event.sender not in told_members]
+            )
         removed = await self._removed(room, config, gone) if gone else []
         return _State(new, removed, state_nid, packed, told_members)
 

@@ -30,6 +30,8 @@ from homeserver.storage.events import decode_event_id
 
 _DEFAULT_LIMIT = 10
 _MAX_LIMIT = 100
+_MAX_LOOKED_THROUGH = 100
+"""Events in which those that a filter asks for are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class RoomParts:
             return None
         if room.is_partial and not wish.chosen.room.state.lazy_load_members:
             return None  # it is shown as new when all its members are known
-        is_new = wish.since is None or (mine.joined_nid or 0) > wish.since
+        is_new = wish.since is None or mine.new_at > wish.since
         after = 0 if is_new else wish.since or 0
         if not moved and not is_new and not wish.full_state:
             return RoomPart(b"", True, ())
@@ -115,23 +117,32 @@ class RoomParts:
         since = wish.since or 0
         if mine.left_nid is None or mine.left_nid <= since:
             return await self._own_leave(wish, room, mine)
-        is_new = wish.since is None or (mine.joined_nid or 0) > since
+        is_new = wish.since is None or mine.new_at > since
+        is_news = wish.since is not None and mine.event_nid > mine.left_nid
         return await self._part(
-            wish, room, after=0 if is_new else since, up_to=mine.left_nid, is_new=is_new
+            wish,
+            room,
+            after=0 if is_new else since,
+            up_to=mine.left_nid,
+            is_new=is_new,
+            own=await self._own_member_event(room, mine) if is_news else (),
         )
 
     async def _own_leave(self, wish: Wish, room: LiveRoom, mine: RoomOfUser) -> RoomPart:
-        stored = await self._db.read(events.list_events, room.room_nid, [mine.event_nid])
-        outside = None if stored else await self._left_outside(wish, mine)
+        timeline = await self._own_member_event(room, mine)
+        outside = None if timeline else await self._left_outside(wish, mine)
         if outside is not None:
             return outside
-        timeline = [load_timeline_event(room.version, row) for row in stored]
         chosen = wish.chosen.room.timeline
         timeline = [event for event in timeline if _allows(chosen, event, room.room_id)]
         json = await self._render(
             wish, room, Span(timeline, is_limited=False), timeline, [], mine.event_nid
         )
         return RoomPart(json, False, ())
+
+    async def _own_member_event(self, room: LiveRoom, mine: RoomOfUser) -> list[TimelineEvent]:
+        stored = await self._db.read(events.list_events, room.room_nid, [mine.event_nid])
+        return [load_timeline_event(room.version, row) for row in stored]
 
     async def _left_outside(self, wish: Wish, mine: RoomOfUser) -> RoomPart | None:
         """Return what ended an invitation or a knock while this server was not in the room."""
@@ -153,9 +164,11 @@ class RoomParts:
         return RoomPart(json, False, ())
 
     async def is_ignored(self, user_id: UserID, mine: RoomOfUser) -> bool:
-        """Tell whether this is an invitation by somebody whom the user ignores."""
+        """Tell whether this is an invitation by somebody whom the user ignores, if he wants any."""
         if mine.membership != "invite":
             return False
+        if await self._timeline.blocks_invites(user_id):
+            return True
         ignored = await self._timeline.ignored_by(user_id)
         if not ignored:
             return False
@@ -171,25 +184,42 @@ class RoomParts:
         return await self._db.read(memberships.find_stripped_state, user_id, mine.room_nid) or b"[]"
 
     async def _part(
-        self, wish: Wish, room: LiveRoom, *, after: int, up_to: int, is_new: bool
+        self,
+        wish: Wish,
+        room: LiveRoom,
+        *,
+        after: int,
+        up_to: int,
+        is_new: bool,
+        own: Sequence[TimelineEvent] = (),
     ) -> RoomPart:
+        """`own`: what happened to the user's membership after he had left, if anything."""
         requester = wish.requester
         filters = wish.chosen.room
         limit = filters.timeline.clamp_limit(_DEFAULT_LIMIT, _MAX_LIMIT)
-        span = await self.span(requester.user_id, room, after, up_to, limit)
+        looked_through = limit if filters.timeline.allows_all else _MAX_LOOKED_THROUGH
+        span = await self.span(requester.user_id, room, after, up_to, looked_through)
+        changed_members = [event for event in span.timeline if event.type == MEMBER]
+        if not filters.timeline.allows_all:
+            span = _cut(span, limit, filters.timeline, room.room_id)
         timeline = [
-            event for event in span.timeline if _allows(filters.timeline, event, room.room_id)
+            event
+            for event in (*span.timeline, *own)
+            if _allows(filters.timeline, event, room.room_id)
         ]
         whole = is_new or wish.full_state
         state = await self._state(wish, room, span, after=after, up_to=up_to, whole=whole)
-        changed_members = [event for event in span.timeline if event.event.type == MEMBER]
+        if own and wish.use_state_after:
+            user_id = requester.user_id
+            state = [e for e in state if (e.type, e.state_key) != (MEMBER, user_id)]
+            state += own
         if span.is_limited or whole:
-            changed_members += [event for event in state if event.event.type == MEMBER]
+            changed_members += [event for event in state if event.type == MEMBER]
         summary: JsonObject = {}
         if room.membership_of(requester.user_id) == "join" and (
             whole
             or changed_members
-            or any(event.event.type in NAMING for event in (*span.timeline, *state))
+            or any(event.type in NAMING for event in (*span.timeline, *state))
         ):
             summary = summarize(room, requester.user_id)
         if filters.state.lazy_load_members:
@@ -258,9 +288,7 @@ class RoomParts:
         if not whole and not span.is_limited:
             if not wish.use_state_after:
                 return []
-            changed = {
-                (e.event.type, e.event.state_key): e for e in span.timeline if e.event.is_state
-            }
+            changed = {(e.type, e.state_key): e for e in span.timeline if e.state_key is not None}
             return list(changed.values())
         end = await self.state_number(room, up_to)
         at = end
@@ -301,7 +329,7 @@ class RoomParts:
         for event in span.timeline:
             if not wish.use_state_after:
                 numbers.discard(event.event_nid)
-            elif event.event.is_state and event.event_nid not in numbers:
+            elif event.state_key is not None and event.event_nid not in numbers:
                 # It has lost: what holds its slot is told again.
                 after = await self._load_state(room, event.state_after)
                 numbers |= {end.get(s, 0) for s, nid in after.items() if nid == event.event_nid}
@@ -343,31 +371,32 @@ class RoomParts:
         3. Who changes in the timeline is told there, unless he spoke before.
         """
         user_id = wish.requester.user_id
-        kept = [event for event in state if event.event.type != MEMBER or not whole]  # 1
-        wanted = {event.event.sender for event in timeline} | set(heroes)  # 2
+        kept = [event for event in state if event.type != MEMBER or not whole]  # 1
+        wanted = {event.sender for event in timeline} | set(heroes)  # 2
         if whole:
             wanted.add(user_id)
-        wanted -= {event.event.state_key for event in kept if event.event.type == MEMBER}
+        wanted -= {event.state_key for event in kept if event.type == MEMBER}
         earlier: set[UserID] = set()
         if not wish.use_state_after:  # 3
             spoke: set[UserID] = set()
             for event in timeline:
-                changing = UserID(event.event.state_key or "")
-                if event.event.type == MEMBER and changing in wanted:
+                changing = UserID(event.state_key or "")
+                if event.type == MEMBER and changing in wanted:
                     wanted.discard(changing)
                     if changing in spoke:
                         earlier.add(changing)
-                spoke.add(event.event.sender)
+                spoke.add(event.sender)
         if up_to >= room.last_event or room.membership_of(user_id) == "join":
             members = await self._live_rooms.list_member_events(room, wanted)
         else:  # he has left: who changed his name since then is none of his business
             members = await self._members_at(room, await self.state_number(room, up_to), wanted)
+        members += await self._room_state.list_cited_members(room, timeline)
         if earlier:
             members += await self._members_at(room, span.timeline[0].state_before, earlier)
         repeats = whole or wish.chosen.room.state.include_redundant_members
         members = [e for e in members if repeats or e.event_nid not in wish.sent]
         for event in (*kept, *members, *timeline):
-            if event.event.type == MEMBER:
+            if event.type == MEMBER:
                 wish.sent.note(event.event_nid)
         return kept + members
 
@@ -377,7 +406,7 @@ class RoomParts:
         if state_nid is None or not wanted:
             return []
         past = await self._room_state.list_state_at(room, state_nid, only=MEMBER)
-        return [event for event in past if event.event.state_key in wanted]
+        return [event for event in past if event.state_key in wanted]
 
     async def _render(
         self,
@@ -416,6 +445,17 @@ class RoomParts:
         )  # fmt: skip
 
 
+def _cut(span: Span, limit: int, chosen: RoomEventFilter, room_id: RoomID) -> Span:
+    """Let the timeline begin with the first of the newest `limit` events that are asked for.
+
+    State that has changed before that is told as such, as the filter would leave it out here.
+    """
+    places = [i for i, event in enumerate(span.timeline) if _allows(chosen, event, room_id)]
+    shown = places[len(places) - limit :] if len(places) > limit else places
+    is_limited = span.is_limited or len(places) > limit
+    return Span(span.timeline[shown[0] :] if shown else [], is_limited)
+
+
 def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
     """Tell whether the room went from one state to the other by the timeline's events alone."""
     if span.is_limited:
@@ -430,10 +470,7 @@ def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
 
 
 def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> bool:
-    content = event.event
-    return chosen.allows(
-        content.type, content.sender, room_id, contains_url="url" in content.content
-    )
+    return chosen.allows(event.type, event.sender, room_id, contains_url="url" in event.content)
 
 
 def _pdu(found: TimelineEvent) -> bytes:

@@ -174,17 +174,16 @@ class Sync:
         chosen = wanted.chosen
         rooms = await self._user_rooms.rooms_of(user_id)
         since_events = None if since is None else since.events
+        forgotten = () if since is None else self._user_rooms.forgotten_since(user_id, since.events)
         mine = [
             standing
-            for room in list(rooms.values())
+            for room in (*rooms.values(), *forgotten)
             if chosen.room.allows_room(room.room_id)
             and (standing := standing_at(room, now.events)) is not None
         ]
         joined = [room for room in mine if room.membership == "join"]
         newly_joined = [
-            room.room_id
-            for room in joined
-            if since_events is None or (room.joined_nid or 0) > since_events
+            room.room_id for room in joined if since_events is None or room.new_at > since_events
         ]
         extras = await self._room_extras.collect(
             user_id, since, now, [r.room_id for r in joined], newly_joined, chosen

@@ -84,9 +84,9 @@ class UserParts:
             for room_id in newly_joined:
                 newcomers.update(await self._user_rooms.joined_users(room_id))
             newcomers |= {
-                UserID(event.event.state_key or "")
+                UserID(event.state_key or "")
                 for _, event in changed_members
-                if event.event.membership == "join"
+                if event.membership == "join"
             }
         after = 0 if since is None else since.presence
         found = await self._presence.changes(user_id, after, newcomers)
@@ -123,10 +123,10 @@ class UserParts:
             changed |= set(keys_changed)
             left |= set(keys_left)
         for _room_id, event in changed_members:  # 2, 3
-            member = UserID(event.event.state_key or "")
+            member = UserID(event.state_key or "")
             if member == user_id:
                 continue
-            if event.event.membership == "join":
+            if event.membership == "join":
                 before = event.replaced.membership if event.replaced is not None else None
                 if before != "join":
                     changed.add(member)

@@ -135,6 +135,44 @@ const commands = {
         return (await client.sendTextMessage(roomId, text)).event_id;
     },
 
+    async delay(client, { roomId, text, delayMs }) {
+        const content = { msgtype: "m.text", body: text };
+        const options = { delay: delayMs };
+        const sent = await client._unstable_sendDelayedEvent(roomId, options, null, "m.room.message", content);
+        return sent.delay_id;
+    },
+
+    // Gives how it is called that the delay was too long, and the longest.
+    async delayTooLong(client, { roomId, delayMs }) {
+        try {
+            await client._unstable_sendDelayedStateEvent(roomId, { delay: delayMs }, "org.example.call", {});
+        } catch (error) {
+            return [error.data["org.matrix.msc4140.errcode"], error.data["org.matrix.msc4140.max_delay"]];
+        }
+    },
+
+    async restartDelayed(client, { delayId }) {
+        await client._unstable_restartScheduledDelayedEvent(delayId);
+    },
+
+    async sendDelayed(client, { delayId }) {
+        await client._unstable_sendScheduledDelayedEvent(delayId);
+    },
+
+    async cancelDelayed(client, { delayId }) {
+        await client._unstable_cancelScheduledDelayedEvent(delayId);
+    },
+
+    async cancelDelayedAsBefore(client, { delayId }) {
+        await client._unstable_updateDelayedEvent(delayId, sdk.UpdateDelayedEventAction.Cancel);
+    },
+
+    // Gives the id of the event that it became, null while it is scheduled, "" if it was cancelled.
+    async outcomeOfDelayed(client, { delayId }) {
+        const { finalised } = await client._unstable_getDelayedEvent(delayId);
+        return finalised ? (finalised.event_id ?? "") : null;
+    },
+
     async markRead(client, { roomId, eventId }) {
         await client.sendReadReceipt(client.getRoom(roomId).findEventById(eventId));
     },
