@@ -14,7 +14,7 @@ demo: .venv/.run
 	@$(BIN)/python -m tools.demo
 
 test: .venv/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 	$(BIN)/pytest synapse_compat_tests -m short
 
 compat: .venv/.test
