@@ -3,11 +3,13 @@
 A repeated send answers the first, and the device is told the id with the event.
 spec: client-server-api/#transaction-identifiers, v1.19. Scope: device, room and transaction id; 24
 hours, but delayed events for ever. A device's newest are read once from the database, then memory
-follows the commits.
+follows the commits. Invariant: what is read of a device is older than nothing that it has under
+way; so a device is not forgotten while it sends, and not read again for one send that has failed.
 """
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 
 from twisted.internet.defer import Deferred
 
@@ -39,13 +41,27 @@ class _Sent(OrderedDict[_Key, EventID]):
     def __init__(self) -> None:
         super().__init__()
         self.by_event: dict[EventID, str] = {}
+        self.under_way: dict[_Key, list[Deferred[None]]] = {}
+        """Who waits for the end of each transaction that is being sent."""
+        self.doubtful: set[_Key] = set()
+        """Those that have failed, which may have been committed: the database knows."""
+        self.is_whole = True
+        """What is neither here nor doubtful has not been sent."""
 
     def note(self, key: _Key, event_id: EventID) -> None:
         self[key] = event_id
         self.by_event[event_id] = key[1]
+        self.doubtful.discard(key)
         while len(self) > _MAX_PER_DEVICE:
             _, forgotten = self.popitem(last=False)
             self.by_event.pop(forgotten, None)
+            self.is_whole = False
+
+    def doubt(self, key: _Key) -> None:
+        self.doubtful.add(key)
+        if len(self.doubtful) > _MAX_PER_DEVICE:
+            self.doubtful.clear()
+            self.is_whole = False
 
 
 class SentTransactions:
@@ -53,7 +69,6 @@ class SentTransactions:
         self._db = database
         self._clock = clock
         self._known: OrderedDict[_Device, _Sent] = OrderedDict()
-        self._under_way: dict[tuple[_Device, _Key], list[Deferred[None]]] = {}
 
     async def once(
         self, device: _Device, key: _Key, send: Callable[[], Awaitable[EventID]]
@@ -62,32 +77,30 @@ class SentTransactions:
 
         A repetition waits for the first to end; if that failed, it tries itself.
         """
+        known = await self._load(device)
         while True:
-            known = await self._load(device)
             if key in known:
                 return known[key]
-            if len(known) >= _MAX_PER_DEVICE:
-                forgotten = await self._find_stored(device, key)
-                if forgotten is not None:
-                    return forgotten
-            waiting = self._under_way.get((device, key))
+            waiting = known.under_way.get(key)
             if waiting is None:
                 break
             ended: Deferred[None] = Deferred()
             waiting.append(ended)
             await ended
-        self._under_way[(device, key)] = []
+        known.under_way[key] = []
         try:
-            event_id = await send()
+            event_id = None
+            if key in known.doubtful or not known.is_whole:
+                event_id = await self._find_stored(device, key)
+            event_id = event_id or await send()
         except BaseException:
-            # Whether it was committed may not be known: ask the database next time.
-            self._known.pop(device, None)
+            known.doubt(key)
             raise
         else:
             known.note(key, event_id)
             return event_id
         finally:
-            for ended in self._under_way.pop((device, key)):
+            for ended in known.under_way.pop(key):
                 if not ended.called:
                     ended.callback(None)
 
@@ -116,9 +129,17 @@ class SentTransactions:
             for row in rows:
                 event_id = decode_event_id(ROOM_VERSIONS[row.room_version], row.event_id)
                 known.note((row.room_nid, row.txn_id), event_id)
-            while len(self._known) > _MAX_DEVICES:
-                self._known.popitem(last=False)
+            known.is_whole = known.is_whole and len(rows) < _MAX_PER_DEVICE
+            self._forget_idle()
         return known
+
+    def _forget_idle(self) -> None:
+        """Forget the devices read longest ago, but none that is sending."""
+        surplus = len(self._known) - _MAX_DEVICES
+        if surplus > 0:
+            idle = (device for device, known in self._known.items() if not known.under_way)
+            for device in list(islice(idle, surplus)):
+                del self._known[device]
 
     async def _find_stored(self, device: _Device, key: _Key) -> EventID | None:
         row = await self._db.read(

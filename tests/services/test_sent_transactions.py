@@ -1,0 +1,76 @@
+"""A repeated transaction answers the first, whatever else the device does meanwhile."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.testing import MemoryReactorClock
+
+from homeserver.clock import Clock
+from homeserver.core.identifiers import DeviceID, EventID, UserID
+from homeserver.engine.sent_transactions import SentTransactions
+from tests.database import InlineDatabase
+
+DEVICE = (UserID("@alice:hs.test"), DeviceID("PHONE"))
+
+
+@pytest.fixture
+def sent(database: InlineDatabase) -> SentTransactions:
+    return SentTransactions(database, Clock(MemoryReactorClock()))
+
+
+def once(
+    sent: SentTransactions, txn_id: str, send: Callable[[], Awaitable[EventID]]
+) -> Deferred[EventID]:
+    return Deferred.fromCoroutine(sent.once(DEVICE, (1, txn_id), send))
+
+
+def answering(event_id: str) -> Callable[[], Awaitable[EventID]]:
+    return lambda: succeed(EventID(event_id))
+
+
+def failing() -> Awaitable[EventID]:
+    raise ConnectionError
+
+
+def now(deferred: Deferred[EventID]) -> EventID:
+    found: list[EventID] = []
+    deferred.addCallback(found.append)
+    return found[0]
+
+
+def test_a_transaction_that_ends_after_another_has_failed_is_remembered(
+    sent: SentTransactions,
+) -> None:
+    slow: Deferred[EventID] = Deferred()
+    first = once(sent, "slow", lambda: slow)
+    failed = once(sent, "failed", failing)
+    failed.addErrback(lambda failure: failure.trap(ConnectionError) and None)
+    assert now(once(sent, "other", answering("$other"))) == "$other"
+
+    slow.callback(EventID("$slow"))
+
+    assert now(first) == "$slow"
+    assert now(once(sent, "slow", answering("$again"))) == "$slow"
+
+
+def test_a_transaction_that_has_failed_is_tried_again(sent: SentTransactions) -> None:
+    failed = once(sent, "failed", failing)
+    failed.addErrback(lambda failure: failure.trap(ConnectionError) and None)
+
+    assert now(once(sent, "failed", answering("$done"))) == "$done"
+    assert now(once(sent, "failed", answering("$again"))) == "$done"
+
+
+def test_a_repetition_waits_for_the_first_and_tries_itself_when_that_fails(
+    sent: SentTransactions,
+) -> None:
+    slow: Deferred[EventID] = Deferred()
+    first = once(sent, "slow", lambda: slow)
+    second = once(sent, "slow", answering("$second"))
+    assert not second.called
+
+    slow.errback(ConnectionError())
+    first.addErrback(lambda failure: failure.trap(ConnectionError) and None)
+
+    assert now(second) == "$second"
