@@ -272,6 +272,8 @@ def _refuse_unsafe(file: Path, config: Config) -> None:
     delayed = config.delayed_events
     if min(delayed.max_delay_ms, delayed.max_scheduled, delayed.max_scheduled_bytes) < 0:
         problems.append("delayed_events: no limit can be negative")
+    if config.limits.inbound_federation_bytes < config.listen.max_body_bytes:
+        problems.append("limits.inbound_federation_bytes must be at least listen.max_body_bytes")
     if config.database.threads < 1:
         problems.append("database.threads must be at least 1")
     if config.listen.trust_forwarded_headers and config.listen.address not in (

@@ -92,6 +92,8 @@ class RenewedCertificate:
     def _load(self) -> None:
         seen = (self._certificate.stat().st_mtime_ns, self._key.stat().st_mtime_ns)
         if seen != self._seen:
+            # First apart: a key that is not the certificate's would spoil those in use.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self.context.load_cert_chain(self._certificate, self._key)
             self._seen = seen
 

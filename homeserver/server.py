@@ -541,7 +541,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     directory = Directory(database, live_rooms, user_rooms, access, server_name, requests)
     restricted_joins = RestrictedJoins(server_name, live_rooms)
-    answer_turns = AnswerTurns()
+    answer_turns = AnswerTurns(background)
     resident_membership = ResidentMembership(
         server_name,
         remote_rooms,
@@ -584,7 +584,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     delayed_sending = DelayedSending(database, clock, randomness, background, live_rooms, messages)
     notifier.subscribe(delayed_sending.note_committed)
     delayed_events = DelayedEvents(
-        database, clock, randomness, access, delayed_sending, delayed_limits
+        database, clock, access, delayed_sending, transactions, delayed_limits
     )
     origin = Origin(server_name, signing_key, clock, randomness)
     new_rooms = NewRooms(database, live_rooms, author, profiles, origin)

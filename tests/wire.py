@@ -10,8 +10,9 @@ from homeserver.transport.http_server import HttpConnection, HttpServer
 class Wire(asyncio.Transport):
     """Bytes in, bytes out."""
 
-    def __init__(self, server: HttpServer) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1)})
+    def __init__(self, server: HttpServer, **extra: object) -> None:
+        """`extra`: what the event loop knows of the connection besides."""
+        super().__init__({"peername": ("127.0.0.1", 1), **extra})
         self.received = bytearray()
         self.is_closed = False
         self.reads_on = True

@@ -12,16 +12,19 @@ from homeserver.core.event_auth import check_auth_events_selection, check_event_
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
 from homeserver.engine.event_graph import EventGraph, Node
+from homeserver.engine.event_rows import will_store
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.pdu_checks import PDUChecks
-from homeserver.engine.received_events import Outlier, ReceivedEvents
+from homeserver.engine.received_events import Moved, Outlier, ReceivedEvents
 from homeserver.engine.remote_server import RemoteFailure, RemoteServer
 from homeserver.engine.room_change import RoomChange
 from homeserver.engine.room_writer import RoomWriter
 from homeserver.engine.timeline_event import TimelineEvent
+from homeserver.errors import ServiceUnavailable
 
 MAX_AUTH_CHAIN = 50_000
 _AT_ONCE = 500
+_MAX_MOVES = 50
 _CREATE = ("m.room.create", "")
 
 
@@ -127,6 +130,8 @@ class AuthorizingEvents:
             for node in await self._write(room, outliers, numbers):
                 numbers[node.event.event_id] = node.event_nid
                 known[node.event.event_id] = node
+                if node.is_rejected:
+                    rejected.add(node.event.event_id)
         return known
 
     async def _fetch(self, room: LiveRoom, source: RemoteServer, event_id: EventID) -> Event | None:
@@ -139,16 +144,30 @@ class AuthorizingEvents:
     async def _write(
         self, room: LiveRoom, outliers: Sequence[Outlier], numbers: Mapping[EventID, int]
     ) -> list[Node]:
+        """Store events, but for those that have come by another way meanwhile."""
+        event_ids = [outlier.event.event_id for outlier in outliers]
+        known: dict[EventID, Node] = {}
         nodes: list[Node] = []
 
         def build(change: RoomChange) -> list[TimelineEvent]:
-            nodes[:] = self._received.take_in_outliers(change, outliers, numbers)
+            known.update(self._graph.find(room, event_ids))
+            new = [outlier for outlier in outliers if outlier.event.event_id not in known]
+            if will_store(change, [outlier.event.event_id for outlier in new]):
+                raise Moved("events")
+            cited = {**numbers, **{event_id: node.event_nid for event_id, node in known.items()}}
+            nodes[:] = self._received.take_in_outliers(change, new, cited)
             return []
 
-        await self._writer.write(room.room_id, [outlier.event for outlier in outliers], build)
-        for node in nodes:
-            self._graph.add(room, node)
-        return nodes
+        for _ in range(_MAX_MOVES):
+            known |= await self._graph.load(room, event_ids)
+            try:
+                await self._writer.write(room.room_id, [one.event for one in outliers], build)
+            except Moved:
+                continue
+            for node in nodes:
+                self._graph.add(room, node)
+            return [*known.values(), *nodes]
+        raise ServiceUnavailable("The room moves too fast", retry_after_ms=2000)
 
 
 def _check(

@@ -218,6 +218,11 @@ class EventGraph:
         )
         return {decode_event_id(room.version, stored_id) for stored_id in found}
 
+    def find(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
+        """Return those of the events that are in memory: also what was stored a moment ago."""
+        by_id = self._graph(room).by_id
+        return {event_id: by_id[event_id] for event_id in event_ids if event_id in by_id}
+
     def get_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
         """Raises NotLoaded, which names all that are missing."""
         by_nid = self._graph(room).by_nid

@@ -6,18 +6,20 @@ when the event is written.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 
 from homeserver.core.errors import EventRejected, MissingEvent
 from homeserver.core.event_auth import check_event_auth, may_apply_redaction
 from homeserver.core.events import Event
-from homeserver.core.identifiers import RoomID
+from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.power_levels import PowerLevels, power_levels_of
 from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.event_graph import EventGraph, Node
+from homeserver.engine.event_rows import will_store
 from homeserver.engine.live_rooms import LiveRoom
 from homeserver.engine.missing_events import MissingEvents
 from homeserver.engine.not_loaded import Wanted
@@ -68,6 +70,19 @@ class EventPlacing:
         self._state_at = state_at
         self._received = received
         self._writer = writer
+        self._awaited: set[EventID] = set()
+
+    @contextmanager
+    def awaiting_own(self, event_id: EventID) -> Iterator[None]:
+        """Leave an event to `place_own` that another server may tell before it is called.
+
+        Placed as that server's, it would have to be made again, and be said twice.
+        """
+        self._awaited.add(event_id)
+        try:
+            yield
+        finally:
+            self._awaited.discard(event_id)
 
     async def place(
         self,
@@ -84,6 +99,8 @@ class EventPlacing:
         is_unwanted  what check 7 has found: the room's policy server has not signed it
         Raises RemoteFailure, MissingEvent, TooFarToWalk when it cannot be decided now.
         """
+        if event.event_id in self._awaited:
+            return Outcome.KNOWN
         for _ in range(_MAX_MOVES):
             room = await self._writer.find_room(room_id)
             self._graph.make_space(room)
@@ -93,6 +110,8 @@ class EventPlacing:
             received = await self._prepare(
                 room, source, event, is_history=is_history, is_unwanted=is_unwanted
             )
+            if received.outlier is not None and not received.outlier.is_outlier:
+                return Outcome.KNOWN  # by another way, while its state was asked for
             children = await self._graph.list_waiting_children(room, event.event_id)
             try:
                 taken = await self._write(room, [received])
@@ -117,6 +136,8 @@ class EventPlacing:
             if await self._graph.is_any_known(room, [event.event_id]):
                 raise EventRejected("own.known", "the same event is there already")
             received = await self._prepare(room, _NOBODY, event)
+            if received.outlier is not None:
+                raise EventRejected("own.known", "the same event is there already")
             if received.is_rejected:
                 raise EventRejected("own.moved", "the room does not allow this any more")
             try:
@@ -137,6 +158,8 @@ class EventPlacing:
         room = await self._writer.find_room(room_id)
         self._graph.make_space(room)
         event_ids = [event.event_id for event in events]
+        if not self._awaited.isdisjoint(event_ids):
+            return None
         if {tip.event_id for tip in room.tips} != set(events[0].prev_events):
             return None
         if any(event.redacts is not None for event in events):
@@ -156,6 +179,7 @@ class EventPlacing:
         def build(change: RoomChange) -> list[TimelineEvent]:
             taken.clear()
             for received in run:
+                self._check_not_taken(change, received)
                 parents = [tip.event_nid for tip in change.tips]
                 is_next = received.before is None
                 following = replace(received, parents=parents, covered=parents)
@@ -170,6 +194,18 @@ class EventPlacing:
             self._state_at.remember(room, one.states)
             self._graph.add(room, one.node)
         return taken
+
+    def _check_not_taken(self, change: RoomChange, received: ReceivedEvent) -> None:
+        """Raise Moved if the event, or a parent, has come by another way since it was prepared."""
+        event_id, outlier = received.event.event_id, received.outlier
+        unknown = [event_id, *received.missing_parents]
+        for node in self._graph.find(change.room, unknown).values():
+            is_new = node.event.event_id == event_id and outlier is None
+            if is_new or not node.is_outlier:
+                raise Moved("the graph")
+        placed = {row.event_nid for row in change.received.placed}
+        if will_store(change, unknown) or (outlier is not None and outlier.event_nid in placed):
+            raise Moved("the graph")
 
     async def _prepare_next(
         self, room: LiveRoom, source: RemoteServer, event: Event

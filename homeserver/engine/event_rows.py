@@ -3,7 +3,7 @@
 Invariant: what a row says of parents is completed when a missing one comes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
@@ -72,6 +72,14 @@ def make_row(
         pdu=event.pdu_bytes,
         room_state=room_state,
     )
+
+
+def will_store(change: RoomChange, event_ids: Collection[EventID]) -> bool:
+    """Tell whether the change brings a row of one of these events already."""
+    if not change.event_rows:
+        return False
+    rows = {row.event_id for row in change.event_rows}
+    return any(encode_event_id(change.room.version, event_id) in rows for event_id in event_ids)
 
 
 def note_parents(change: RoomChange, row: NewEvent, missing: Sequence[EventID]) -> None:

@@ -40,6 +40,9 @@ from homeserver.errors import NotFound, ServiceUnavailable
 logger = logging.getLogger(__name__)
 
 _MAX_WAITING = 1_000
+"""Events in line in one room."""
+_MAX_ASIDE = 5_000
+"""Events of one room that have stepped aside: more than one server has under way in all."""
 _MAX_RUN = 50
 """Events that share a commit."""
 _MAX_REQUESTS = 100
@@ -59,20 +62,19 @@ class _Arrival:
     """It is not placed together with those after it."""
     judged: dict[EventID, Judged] = field(default_factory=dict)
     """What the policy server says of events between it and what is known."""
-    answer: Deferred[Outcome] = field(default_factory=Deferred)
+    answered: Deferred[Outcome | Exception] = field(default_factory=Deferred)
+    """Failures too are its results: nobody may ever come to await it."""
 
-    def succeed(self, outcome: Outcome) -> None:
-        if not self.answer.called:
-            self.answer.callback(outcome)
+    def answer(self, answer: Outcome | Exception) -> None:
+        if not self.answered.called:
+            self.answered.callback(answer)
 
-    def fail(self, error: Exception) -> None:
-        if not self.answer.called:
-            self.answer.errback(error)
-
-    def give_up(self) -> None:
-        if not self.answer.called:
-            self.answer.cancel()
-            self.answer.addErrback(lambda _: None)  # nobody may have come to await it
+    async def wait(self) -> Outcome | Exception:
+        """Return the answer. Raises CancelledError when the event was given up."""
+        answer = await self.answered
+        if isinstance(answer, CancelledError):
+            raise answer
+        return answer
 
 
 _Lane = deque[_Arrival]
@@ -85,6 +87,7 @@ class _Queue:
     """Those whose turn will come."""
     waiting: int = 0
     """Events in all lanes, also in those that have stepped aside."""
+    aside: int = 0
     is_served: bool = False
 
 
@@ -117,7 +120,11 @@ class InboundEvents:
         arrival = _Arrival(RecordedServer(source, _MAX_REQUESTS), event)
         if policy_server_of(room) is not None:
             await self._judge(room, [arrival])
-        return await self._enqueue(room_id, [arrival])[0].answer
+        self._enqueue(room_id, [arrival])
+        answer = await arrival.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def receive_all(
         self, source: RemoteServer, room_id: RoomID, pdus: Sequence[JsonObject]
@@ -145,12 +152,7 @@ class InboundEvents:
         answers: list[Outcome | Exception] = []
         for place, found in enumerate(checked):
             if isinstance(found, Event):
-                try:
-                    answers.append(await arrivals[place].answer)
-                except CancelledError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - carried to whoever asked for them all
-                    answers.append(error)
+                answers.append(await arrivals[place].wait())
             else:
                 answers.append(found)
         return answers
@@ -162,18 +164,17 @@ class InboundEvents:
             arrival.is_unwanted = found.opinion is not Opinion.RECOMMENDED
             arrival.is_alone = arrival.is_unwanted
 
-    def _enqueue(self, room_id: RoomID, arrivals: Sequence[_Arrival]) -> Sequence[_Arrival]:
+    def _enqueue(self, room_id: RoomID, arrivals: Sequence[_Arrival]) -> None:
         if self._background.is_stopped:
             raise ServiceUnavailable("The server is stopping", retry_after_ms=5000)
         queue = self._queues.get(room_id)
-        if queue is not None and queue.waiting + len(arrivals) > _MAX_WAITING:
+        if queue is not None and queue.waiting - queue.aside + len(arrivals) > _MAX_WAITING:
             raise ServiceUnavailable("Too many events of this room wait", retry_after_ms=5000)
         if arrivals:
             if queue is None:
                 queue = self._queues[room_id] = _Queue()
             queue.waiting += len(arrivals)
             self._line_up(room_id, queue, deque(arrivals))
-        return arrivals
 
     def _line_up(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
         queue.lanes.append(lane)
@@ -182,16 +183,15 @@ class InboundEvents:
             self._background.run("inbound events", self._serve(room_id, queue))
 
     async def _serve(self, room_id: RoomID, queue: _Queue) -> None:
-        lane: _Lane = deque()
         try:
             while queue.lanes:
-                lane = queue.lanes.popleft()
-                await self._serve_lane(room_id, queue, lane)
+                await self._serve_lane(room_id, queue, queue.lanes[0])
+                queue.lanes.popleft()  # it is at its end, or has stepped aside
         finally:
             queue.is_served = False
-            for left in (lane, *queue.lanes):
-                self._give_up(room_id, queue, left)
-            queue.lanes.clear()
+            left, queue.lanes = queue.lanes, deque()
+            for lane in left:
+                self._give_up(room_id, queue, lane)
 
     async def _serve_lane(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
         """Take in events until there are no more, or one that its server must be asked about."""
@@ -201,21 +201,28 @@ class InboundEvents:
             except Unanswered as question:
                 if self._background.is_stopped:
                     self._give_up(room_id, queue, lane)
-                else:
+                    return
+                if queue.aside + len(lane) <= _MAX_ASIDE:
                     asking = self._ask(room_id, queue, lane, question)
                     self._background.run("inbound events", asking)
-                return
+                    return
+                lane[0].answer(CannotDecide("too many events wait for what is missing"))
+                count = 1
             self._strike_off(room_id, queue, lane, count)
 
     async def _ask(self, room_id: RoomID, queue: _Queue, lane: _Lane, question: Unanswered) -> None:
+        count = len(lane)
+        queue.aside += count
         try:
             await question.ask()
         except CancelledError:
             self._give_up(room_id, queue, lane)
             raise
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
-            lane[0].fail(error)
+            lane[0].answer(error)
             self._strike_off(room_id, queue, lane, 1)
+        finally:
+            queue.aside -= count
         if lane:
             self._line_up(room_id, queue, lane)
 
@@ -228,7 +235,7 @@ class InboundEvents:
 
     def _give_up(self, room_id: RoomID, queue: _Queue, lane: _Lane) -> None:
         for arrival in lane:
-            arrival.give_up()
+            arrival.answer(CancelledError())
         if lane:
             self._strike_off(room_id, queue, lane, len(lane))
 
@@ -247,25 +254,25 @@ class InboundEvents:
                 raise
             except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
                 if len(run) == 1:
-                    first.fail(error)
+                    first.answer(error)
                     return 1
                 logger.info("Events not placed together room=%s: %s", room_id, error)
                 outcomes = None
             if outcomes is not None:
                 for arrival, outcome in zip(run, outcomes, strict=True):
-                    arrival.succeed(outcome)
+                    arrival.answer(outcome)
                 return len(run)
         for arrival in run:
             arrival.is_alone = True
         try:
-            first.succeed(await self._process(room_id, first))
+            first.answer(await self._process(room_id, first))
         except (CancelledError, Unanswered):
             raise
         except (MissingEvent, RemoteFailure, TooFarToWalk) as error:
             logger.info("Event not decided event=%s: %s", first.event.event_id, error)
-            first.fail(CannotDecide(str(error)))
+            first.answer(CannotDecide(str(error)))
         except Exception as error:  # noqa: BLE001 - carried to whoever awaits it
-            first.fail(error)
+            first.answer(error)
         return 1
 
     async def _process(self, room_id: RoomID, arrival: _Arrival) -> Outcome:

@@ -51,9 +51,10 @@ class PolicedEvents:
             made = self._changes.make(room, template)
             if isinstance(made, TimelineEvent):
                 return made
-            event = await self._policy.sign(room, made)
             try:
-                return await self._placing.place_own(room_id, event, template)
+                with self._placing.awaiting_own(made.event_id):
+                    event = await self._policy.sign(room, made)
+                    return await self._placing.place_own(room_id, event, template)
             except EventRejected as error:
                 logger.info("Event to be made again room=%s: %s", room_id, error)
             except (MissingEvent, RemoteFailure, TooFarToWalk) as error:

@@ -13,6 +13,14 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.remote_server import RemoteFailure, RemoteServer, StateIDs, StatePDUs
 
 T = TypeVar("T")
+_MAX_KEPT = 100_000
+"""Events in all answers that are kept."""
+_MANY = 1_000
+"""Answers with fewer are always kept."""
+_MAX_REPEATED = 20_000
+"""Events in answers, counted each time that the work goes through them once more."""
+_IDS_AN_EVENT = 20
+"""To go through so many ids costs as much as to check one event."""
 
 
 class Unanswered(Exception):
@@ -25,12 +33,19 @@ class Unanswered(Exception):
 
 
 class RecordedServer:
-    """A remote server that is asked a limited number of times: for one event, say."""
+    """A remote server that is asked a limited number of times: for one event, say.
+
+    Of large answers the last ones are kept: what is good of others is stored by then. It is asked
+    nothing more when going through all of it again and again has become too much.
+    """
 
     def __init__(self, server: RemoteServer, limit: int) -> None:
         self._server = server
         self._left = limit
         self._answers: dict[Hashable, object] = {}
+        self._used: set[Hashable] = set()
+        self._kept = 0
+        self._repeated = 0
 
     async def get_missing_events(
         self,
@@ -49,9 +64,11 @@ class RecordedServer:
         )
 
     async def get_state_ids(self, room_id: RoomID, event_id: EventID) -> StateIDs:
-        return self._find(
-            ("state ids", room_id, event_id), lambda: self._server.get_state_ids(room_id, event_id)
-        )
+        async def ask() -> StateIDs:
+            said = await self._server.get_state_ids(room_id, event_id)
+            return StateIDs(said.state, ())  # nobody needs the rest
+
+        return self._find(("state ids", room_id, event_id), ask)
 
     async def get_state(self, room_id: RoomID, event_id: EventID) -> StatePDUs:
         return self._find(
@@ -80,15 +97,43 @@ class RecordedServer:
             answer = self._answers[question]
             if isinstance(answer, RemoteFailure):
                 raise answer
+            if question in self._used:
+                self._repeated += _weight(answer)
+            self._used.add(question)
             return answer  # type: ignore[return-value]  # of the same question
-        if not self._left:
+        if not self._left or self._repeated > _MAX_REPEATED:
             raise RemoteFailure("too many requests would be needed")
 
         async def ask() -> None:
             self._left -= 1
             try:
-                self._answers[question] = await request()
+                self._keep(question, await request())
             except RemoteFailure as failure:
-                self._answers[question] = failure
+                self._keep(question, failure)
 
         raise Unanswered(ask)
+
+    def _keep(self, question: Hashable, answer: object) -> None:
+        before = [asked for asked, given in self._answers.items() if _is_large(given)]
+        self._answers[question] = answer
+        self._kept += _weight(answer)
+        for oldest in before:
+            if self._kept <= _MAX_KEPT:
+                break
+            self._kept -= _weight(self._answers.pop(oldest))
+
+
+def _is_large(answer: object) -> bool:
+    return isinstance(answer, (StatePDUs, list)) and _weight(answer) > _MANY
+
+
+def _weight(answer: object) -> int:
+    """Return how many events an answer has in it, or what costs as much."""
+    match answer:
+        case StatePDUs():
+            return len(answer.state) + len(answer.auth_chain)
+        case StateIDs():
+            return len(answer.state) // _IDS_AN_EVENT
+        case list():
+            return len(answer)
+    return 1

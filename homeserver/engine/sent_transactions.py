@@ -104,6 +104,10 @@ class SentTransactions:
                 if not ended.called:
                     ended.callback(None)
 
+    async def find(self, device: _Device, key: _Key) -> EventID | None:
+        """Return the event that this transaction has made."""
+        return await self._find(device, key, await self._load(device))
+
     async def find_many(self, device: _Device, event_ids: Iterable[EventID]) -> dict[EventID, str]:
         """Return the transaction ids, as the client chose them, of what the device has sent.
 
@@ -140,6 +144,13 @@ class SentTransactions:
             idle = (device for device, known in self._known.items() if not known.under_way)
             for device in list(islice(idle, surplus)):
                 del self._known[device]
+
+    async def _find(self, device: _Device, key: _Key, known: _Sent) -> EventID | None:
+        if key in known:
+            return known[key]
+        if len(known) < _MAX_PER_DEVICE:
+            return None
+        return await self._find_stored(device, key)
 
     async def _find_stored(self, device: _Device, key: _Key) -> EventID | None:
         row = await self._db.read(

@@ -9,7 +9,7 @@ so that it reports who has gone. Such requests are understood; with a token it m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -19,6 +19,7 @@ from homeserver.core.errors import JsonInvalid
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import check_names
+from homeserver.engine.sent_transactions import DELAYED, SentTransactions
 from homeserver.errors import (
     BadJSON,
     BadRequest,
@@ -29,7 +30,6 @@ from homeserver.errors import (
     NotFound,
     TooLarge,
 )
-from homeserver.randomness import Randomness
 from homeserver.requester import Requester
 from homeserver.services.delayed_sending import DelayedSending
 from homeserver.services.room_access import RoomAccess
@@ -39,7 +39,6 @@ from homeserver.storage.delayed_events import Delayed, Held, NewDelayed
 from homeserver.storage.dictionaries import intern_users
 from homeserver.storage.query import Txn
 
-_ID_LETTERS = 43
 _MAX_CONTENT_BYTES = 65_536
 """What a whole event may have."""
 
@@ -79,16 +78,16 @@ class DelayedEvents:
         self,
         database: Database,
         clock: Clock,
-        randomness: Randomness,
         access: RoomAccess,
         sending: DelayedSending,
+        transactions: SentTransactions,
         limits: Limits,
     ) -> None:
         self._db = database
         self._clock = clock
-        self._randomness = randomness
         self._access = access
         self._sending = sending
+        self._transactions = transactions
         self._limits = limits
 
     def capabilities(self) -> JsonObject:
@@ -126,7 +125,7 @@ class DelayedEvents:
             raise InvalidParam("ts must be a time")
         now = self._sending.now()
         new = NewDelayed(
-            delay_id=self._randomness.token(_ID_LETTERS),
+            delay_id=self._sending.make_id(),
             device_id=requester.device_id or requester.appservice_id or "",
             txn_id=wish.txn_id,
             room_nid=room.room_nid,
@@ -139,9 +138,13 @@ class DelayedEvents:
             position=room.last_event,
             due_ts=now + wish.delay_ms,
         )
-        # Before it is stored: afterwards the request, or the database's answer, may be lost.
+        # Before it is stored: afterwards the request, or the database's answer, may be lost. And
+        # then again: a short delay may be over before the row is there to be found.
         self._sending.note_due(new.due_ts)
-        answer = await self._db.run(_schedule_txn, requester.user_id, new, self._limits)
+        try:
+            answer = await self._db.run(_schedule_txn, requester.user_id, new, self._limits)
+        finally:
+            self._sending.note_due(new.due_ts)
         if isinstance(answer, Held):
             wait_ms = max(1, (answer.next_ts or now) - now)
             raise LimitExceeded("You have too much scheduled already", retry_after_ms=wait_ms)
@@ -161,7 +164,7 @@ class DelayedEvents:
                 f"The delay can have at most {longest} milliseconds",
                 errcode="ORG.MATRIX.MSC4140_DELAY_TOO_LARGE",
                 extra={
-                    # COMPAT(matrix-js-sdk): how earlier revisions said it; it then asks for less.
+                    # COMPAT(older clients): how earlier revisions said it.
                     "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
                     "org.matrix.msc4140.max_delay": longest,
                 },
@@ -172,7 +175,7 @@ class DelayedEvents:
     async def restart(self, requester: Requester | None, delay_id: str) -> None:
         """Begin the delay anew. Raises NotFound, Conflict when it is finalised."""
         async with self._sending.alone(delay_id):
-            delayed = await self._find(requester, delay_id)
+            delayed = await self._settle(await self._find(requester, delay_id))
             if delayed.finalised_ts is not None:
                 raise _too_late(delayed)
             now = self._sending.now()
@@ -182,7 +185,7 @@ class DelayedEvents:
     async def cancel(self, requester: Requester | None, delay_id: str) -> None:
         """Raises NotFound, Conflict when it has been sent."""
         async with self._sending.alone(delay_id):
-            delayed = await self._find(requester, delay_id)
+            delayed = await self._settle(await self._find(requester, delay_id))
             if delayed.event_id is not None:
                 raise _too_late(delayed)
             if delayed.finalised_ts is None:
@@ -224,10 +227,24 @@ class DelayedEvents:
             raise NotFound("There is no such delayed event")
         return delayed
 
+    async def _settle(self, delayed: Delayed) -> Delayed:
+        """Note that it was sent, should that have failed. Within `alone`."""
+        if delayed.finalised_ts is not None:
+            return delayed
+        event_id = await self._transactions.find(
+            (delayed.user_id, DELAYED), (delayed.room_nid, delayed.delay_id)
+        )
+        if event_id is None:
+            return delayed
+        await self._sending.finalise(delayed, event_id=event_id)
+        return replace(delayed, event_id=event_id, finalised_ts=self._clock.now_ms())
+
 
 def _too_late(delayed: Delayed) -> Conflict:
+    # COMPAT(matrix-js-sdk): the MSC's 409, but not M_UNKNOWN: at that a call ends, while a leaving
+    # that is not found is handed in anew.
     outcome = "been sent" if delayed.event_id is not None else "been cancelled"
-    return Conflict(f"The delayed event has {outcome} already", errcode="M_UNKNOWN")
+    return Conflict(f"The delayed event has {outcome} already", errcode="M_NOT_FOUND")
 
 
 def _scheduled(delayed: Delayed) -> JsonObject:

@@ -49,6 +49,7 @@ from homeserver.storage.query import Txn
 
 logger = logging.getLogger(__name__)
 
+_ID_LETTERS = 43
 MAX_AT_ONCE = 50
 """So many are sent at a time, to as many rooms."""
 MAX_OF_A_USER = 5
@@ -114,6 +115,10 @@ class DelayedSending:
     def now(self) -> int:
         """Return the milliseconds that `due_ts` is counted in."""
         return int(self._started_at + self._clock.monotonic() * 1000)
+
+    def make_id(self) -> str:
+        """Return a `delay_id`, which nobody can guess."""
+        return self._randomness.token(_ID_LETTERS)
 
     # --- when
 

@@ -18,12 +18,13 @@ _INVITE_PERMISSION = "m.invite_permission_config"
 _MAX_REMEMBERED = 50_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Wish:
     position: int
-    """Of the feed when it was read."""
+    """Of the feed before it was read."""
     ignored: frozenset[UserID]
-    blocks_invites: bool
+    blocks_invites: bool | None = None
+    """None: not asked for yet. Every sync asks whom he ignores, few whether he is invited."""
 
 
 class IgnoredUsers:
@@ -38,7 +39,11 @@ class IgnoredUsers:
         return (await self._find(user_id)).ignored
 
     async def blocks_invites(self, user_id: UserID) -> bool:
-        return (await self._find(user_id)).blocks_invites
+        wish = await self._find(user_id)
+        if wish.blocks_invites is None:
+            content = await self._account_data.find(user_id, GLOBAL, _INVITE_PERMISSION)
+            wish.blocks_invites = (content or {}).get("default_action") == "block"
+        return wish.blocks_invites
 
     async def _find(self, user_id: UserID) -> _Wish:
         """Read only after the user's account data have changed."""
@@ -48,13 +53,7 @@ class IgnoredUsers:
             return known
         position = self._feed.current
         content = await self._account_data.find(user_id, GLOBAL, _IGNORED_USERS)
-        permission = await self._account_data.find(user_id, GLOBAL, _INVITE_PERMISSION)
-        wish = _Wish(
-            position,
-            _read(user_id, content or {}),
-            (permission or {}).get("default_action") == "block",
-        )
-        self._remembered[user_id] = wish
+        wish = self._remembered[user_id] = _Wish(position, _read(user_id, content or {}))
         while len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return wish

@@ -16,7 +16,7 @@ from homeserver.errors import (
     BadRequest,
     Forbidden,
     InvalidParam,
-    LimitExceeded,
+    MatrixError,
     NotFound,
     ServersFailed,
 )
@@ -27,6 +27,7 @@ from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
 
 _CANONICAL_ALIAS = "m.room.canonical_alias"
+_AUTHORIZER = "join_authorised_via_users_server"
 
 
 class Messages:
@@ -100,6 +101,8 @@ class Messages:
         """Set a state event; the current one is answered when nothing would change."""
         if event_type == MEMBER:
             await self._access.wait_for_member(room_id, UserID(state_key))
+            # The room believes this server's signature that it has looked whether he may join.
+            content = {key: value for key, value in content.items() if key != _AUTHORIZER}
         if event_type == MEMBER and state_key == sender:
             room = await self._access.access_resident(sender, room_id)
         else:
@@ -145,7 +148,7 @@ class Messages:
 
     async def withdraw_alias(self, sender: UserID, room_id: RoomID, alias: RoomAlias) -> None:
         """Take an alias that is gone out of m.room.canonical_alias, if the sender may do so."""
-        with suppress(Forbidden, LimitExceeded, ServersFailed):
+        with suppress(MatrixError):
             room = await self._access.access_joined(sender, room_id)
             found = room.find_state(_CANONICAL_ALIAS)
             if found is None or alias not in _named_in(found.shown.content):

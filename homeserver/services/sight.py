@@ -123,6 +123,8 @@ class Sight:
                 seen.add(event)
             elif event.state_before is not None and bounds.end >= 0:
                 unsure.append(event)
+        if not unsure:
+            return seen
         changes = {
             event.event_nid: find_changes(event.type, event.state_key, event.event.content, user_id)
             for event in unsure

@@ -30,6 +30,7 @@ class NewDelayed:
 class Delayed:
     delay_id: str
     user_id: UserID
+    room_nid: int
     room_id: RoomID
     event_type: str
     state_key: str | None
@@ -242,8 +243,8 @@ def find_delayed(txn: Txn, delay_id: str) -> Delayed | None:
         txn,
         Delayed,
         """
-        SELECT delay_id, user_id, room_id, event_type, state_key, origin_server_ts, content,
-               delay_ms, since_ts, position, tries, finalised_ts, event_id, error
+        SELECT delay_id, user_id, room_nid, room_id, event_type, state_key, origin_server_ts,
+               content, delay_ms, since_ts, position, tries, finalised_ts, event_id, error
           FROM delayed_events JOIN users USING (user_nid) JOIN rooms USING (room_nid)
          WHERE delay_id = %s""",
         (delay_id,),
@@ -256,8 +257,8 @@ def list_scheduled(txn: Txn, user_id: UserID) -> list[Delayed]:
         txn,
         Delayed,
         """
-        SELECT delay_id, user_id, room_id, event_type, state_key, origin_server_ts, content,
-               delay_ms, since_ts, position, tries, finalised_ts, event_id, error
+        SELECT delay_id, user_id, room_nid, room_id, event_type, state_key, origin_server_ts,
+               content, delay_ms, since_ts, position, tries, finalised_ts, event_id, error
           FROM delayed_events JOIN users USING (user_nid) JOIN rooms USING (room_nid)
          WHERE user_id = %s AND finalised_ts IS NULL
          ORDER BY since_ts + delay_ms, delay_nid""",

@@ -25,6 +25,13 @@ class Introduction:
 
 
 def insert_introductions(txn: Txn, rows: Sequence[NewIntroduction]) -> None:
+    """One user may have come into one room several times; a statement must not say so twice."""
+    merged: dict[tuple[int, int], list[ServerName] | None] = {}
+    for row in rows:
+        key = row.user_nid, row.room_nid
+        before = merged.get(key, [])
+        has_come = before is None or row.servers is None
+        merged[key] = None if has_come else [*(before or ()), *(row.servers or ())]
     insert_many(
         txn,
         """
@@ -32,10 +39,7 @@ def insert_introductions(txn: Txn, rows: Sequence[NewIntroduction]) -> None:
         ON CONFLICT (user_nid, room_nid) DO UPDATE
            SET servers = CASE WHEN known.servers IS NOT NULL AND excluded.servers IS NOT NULL
                               THEN known.servers || excluded.servers END""",
-        [
-            (row.user_nid, row.room_nid, None if row.servers is None else list(row.servers))
-            for row in rows
-        ],
+        [(*key, servers) for key, servers in merged.items()],
     )
 
 

@@ -447,8 +447,9 @@ def list_unsure(
                (SELECT event_nid, depth, state_before, room_state, flags FROM events
                  WHERE room_nid = %(room)s AND event_nid = child.child_nid OFFSET 0) AS e
          WHERE e.state_before IS NOT NULL
-           AND (e.event_nid NOT BETWEEN %(from)s AND %(to)s
-                OR e.room_state IS NOT NULL OR e.flags & %(historical)s <> 0)
+           AND (e.flags & %(historical)s <> 0
+                OR (e.event_nid <= %(to)s
+                    AND (e.event_nid < %(from)s OR e.room_state IS NOT NULL)))
          ORDER BY child.depth DESC, child.child_nid DESC LIMIT %(limit)s""",
         _reader_values(room_nid, reader) | {"parents": list(parent_nids), "limit": _MAX_UNSURE},
     )

@@ -35,6 +35,7 @@ from homeserver.transport.server_discovery import Destination, ServerDiscovery
 MAX_ANSWER_BYTES = 16 * 1_048_576
 USER_AGENT = "Countersign"
 _MAX_TARGETS = 10_000
+_MAX_ERRCODE = 255
 _MANY_VALUES = 1_000_000
 _BYTES_A_VALUE = 8
 """At least, on average, in an answer of many values; in events it is about 20."""
@@ -56,7 +57,8 @@ class ErrorAnswer(RequestFailed):
         retry_after_seconds: float | None = None,
     ) -> None:
         """`retry_after_seconds`: how long it wants to be left alone."""
-        super().__init__(f"{status} {errcode}: {error}")
+        message = f"{status} {errcode}: {error}"  # goes into the log, where a line is a line
+        super().__init__("".join(x if x.isprintable() else " " for x in message))
         self.retry_after_seconds = retry_after_seconds
         self.status = status
         self.errcode = errcode
@@ -280,7 +282,7 @@ def check_answer(answer: Answer) -> None:
     error = body.get("error")
     raise ErrorAnswer(
         answer.status,
-        errcode if isinstance(errcode, str) else "M_UNKNOWN",
+        errcode[:_MAX_ERRCODE] if isinstance(errcode, str) else "M_UNKNOWN",
         error[:500] if isinstance(error, str) else "no reason given",
         body,
         _retry_after(answer.headers or {}, body),

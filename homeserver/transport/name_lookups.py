@@ -31,6 +31,8 @@ MAX_WAITING_OF_DOMAIN = 100
 FOUND_SECONDS = 60.0
 NOT_FOUND_SECONDS = 10.0
 _MAX_KNOWN = 20_000
+_MAX_ADDRESSES = 20
+"""Of one name; there can be thousands."""
 
 Find = Callable[[str], "Deferred[list[str]]"]
 """From a name to its addresses; takes as long as it likes, never fails, and not at once."""
@@ -118,7 +120,7 @@ class NameLookups:
         if is_new:
             _count_down(self._running_new, _domain_of(host))
         lasts = FOUND_SECONDS if addresses else NOT_FOUND_SECONDS
-        self._known[host] = _Known(addresses, self._reactor.seconds() + lasts)
+        self._known[host] = _Known(addresses[:_MAX_ADDRESSES], self._reactor.seconds() + lasts)
         self._known.move_to_end(host)
         while len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)

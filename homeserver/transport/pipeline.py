@@ -215,19 +215,20 @@ class Pipeline:
                     arguments[parameter.name] = _decode_parameter(parameter, given[0])
             elif parameter.default is inspect.Parameter.empty:
                 raise MissingParam(f"Missing query parameter {parameter.wire}")
-        if route.body_kind is not None:
-            if not request.body and request.method == "PUT":
-                raise NotJSON("There is no body")
-            arguments["body"] = _decode_body(route.body_kind, request.body)
-        if route.wants_requester:
-            arguments["requester"] = requester
         if route.wants_origin:
+            # Before the body is read: it may take long, and what is read takes many times as much.
             arguments["origin"] = await self._authentication.server(
                 request.method,
                 request.target.decode("ascii"),
                 request.header(b"authorization"),
                 request.body,
             )
+        if route.body_kind is not None:
+            if not request.body and request.method == "PUT":
+                raise NotJSON("There is no body")
+            arguments["body"] = _decode_body(route.body_kind, request.body)
+        if route.wants_requester:
+            arguments["requester"] = requester
         if route.wants_request:
             arguments["request"] = RequestInfo(
                 client_ip=client_ip,
@@ -259,8 +260,12 @@ class Pipeline:
                 return None
             raise
 
+    def _is_forwarded(self, request: HttpRequest) -> bool:
+        """Over TLS others come themselves: the proxy ends theirs, and comes without."""
+        return self._trust_forwarded and not request.is_secure
+
     def _client_ip(self, request: HttpRequest) -> str:
-        if self._trust_forwarded:
+        if self._is_forwarded(request):
             forwarded = request.header(b"x-forwarded-for")
             if forwarded:
                 return forwarded.rsplit(",", 1)[-1].strip()
@@ -269,7 +274,7 @@ class Pipeline:
     def _base_url(self, request: HttpRequest) -> str:
         host = request.header(b"host") or "localhost"
         scheme = "https" if request.is_secure else "http"
-        if self._trust_forwarded:
+        if self._is_forwarded(request):
             scheme = request.header(b"x-forwarded-proto") or scheme
         return f"{scheme}://{host}"
 

@@ -235,7 +235,7 @@ class TestManaging:
 
         reply = act(alice, delay_id, wanted)
 
-        assert (reply.status, reply.errcode) == (409, "M_UNKNOWN")
+        assert (reply.status, reply.errcode) == (409, "M_NOT_FOUND")
 
     def test_an_earlier_revision_names_the_action_in_the_body(
         self, alice: User, room_id: str

@@ -120,6 +120,22 @@ def test_a_restricted_room_opens_to_members_of_the_room_it_names(
     assert carol.join(room_id).status == 403
 
 
+def test_attack_8_nobody_says_himself_who_lets_him_into_a_restricted_room(
+    both_versions: Homeserver, alice: User
+) -> None:
+    carol = both_versions.register("carol")
+    club = alice.create_room()
+    allow = [{"type": "m.room_membership", "room_id": club}]
+    rules = {"join_rule": "restricted", "allow": allow}
+    room_id = alice.create_room(initial_state=[{"type": "m.room.join_rules", "content": rules}])
+    path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(carol.user_id)}"
+
+    for authorizer in (alice.user_id, "@alice:elsewhere.test"):
+        content = {"membership": "join", "join_authorised_via_users_server": authorizer}
+        assert carol.put(path, content).status == 403
+    assert carol.get("/joined_rooms").json == {"joined_rooms": []}
+
+
 def test_a_forgotten_room_must_have_been_left(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat")
     bob.join(room_id)

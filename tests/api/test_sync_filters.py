@@ -215,6 +215,24 @@ def test_state_that_changed_before_a_filtered_timeline_is_told(alice: User, bob:
         assert [event["content"] for event in state] == [{"topic": "tea"}]
 
 
+def test_state_before_a_filtered_timeline_is_told_though_it_changes_again_in_it(
+    alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(preset="public_chat", topic="coffee")
+    bob.join(room_id)
+    since = bob.sync()["next_batch"]
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})
+    alice.send(room_id, "hello")
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "milk"})
+    chosen = {"room": {"timeline": {"types": ["m.room.message"]}}}
+
+    before = sync(bob, chosen, since)["rooms"]["join"][room_id]["state"]["events"]
+    after = sync(bob, chosen, since, use_state_after="true")["rooms"]["join"][room_id]
+
+    assert [event["content"]["topic"] for event in before] == ["tea"]
+    assert [event["content"]["topic"] for event in after["state_after"]["events"]] == ["milk"]
+
+
 def test_who_wants_no_timeline_is_told_the_state(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat")
     bob.join(room_id)

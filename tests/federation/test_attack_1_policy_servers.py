@@ -5,17 +5,24 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from homeserver.core.events import Event
+from homeserver.core.events import Event, parse_event, redact_event
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.core.policy_servers import POLICY_KEY_ID
-from homeserver.core.signing import SigningKey
+from homeserver.core.policy_servers import POLICY_KEY_ID, PolicyServer
+from homeserver.core.room_versions import ROOM_VERSIONS
+from homeserver.core.signing import SigningKey, sign_json
+from homeserver.errors import PolicyRefused
+from homeserver.services.federation.policy_servers import PolicyServers
+from homeserver.services.federation.requests import FederationRequests
 from homeserver.transport.outbound import Answer
 from tests.federation.hostile_server import HostileServer, send_event
 from tests.federation.network import MemoryNetwork
 from tests.federation.policy_server import SIGN, FakePolicyServer, refusal, with_signature
 from tests.homeserver import Homeserver, Reply, User
+from tests.inbound_stage import result_of
+from tests.remote_room import begin_room
 
 ANOTHER_KEY = SigningKey(POLICY_KEY_ID, b"\x0a" * 32)
 FORGED = "A" * 86
@@ -259,3 +266,89 @@ def forge(stage: Stage, other: HostileServer, sender: UserID) -> Event:
         "m.room.message", sender, {"body": "forged"}, prev=[stage.guard.event_id]
     )
     return other.change(message, signatures={})
+
+
+def test_attack_1_what_was_signed_is_not_another_event_with_the_same_id(
+    network: MemoryNetwork, a: Homeserver
+) -> None:
+    """In the first room versions whoever makes an event chooses its id."""
+    version = ROOM_VERSIONS["1"]
+    policy = FakePolicyServer(network)
+    key = policy.policy_key
+    server = PolicyServer(policy.name, key.verify_key_base64)
+    signers = PolicyServers(
+        FederationRequests(network.client_of(a.name, a.reactor)), a.clock, a.server.background
+    )
+    room = begin_room("1", "evil.test")
+    harmless = room.say(room.user("creator"), "harmless")
+    spam = parse_event(
+        version, {**room.say(room.user("creator"), "spam").pdu, "event_id": harmless.event_id}
+    )
+
+    def sign(_: Any, pdu: JsonObject) -> Any:
+        if pdu == spam.pdu:
+            return refusal()
+        bare = {**redact_event(parse_event(version, pdu)).pdu, "signatures": {}}
+        return sign_json(bare, policy.name, key)["signatures"]
+
+    policy.operations["sign"] = sign
+
+    assert result_of(Deferred.fromCoroutine(signers.sign(server, harmless)))
+    with pytest.raises(PolicyRefused):
+        result_of(Deferred.fromCoroutine(signers.sign(server, spam)))
+
+
+def test_attack_1_a_refusal_that_cannot_be_written_is_told_without_its_depths(
+    stage: Stage,
+) -> None:
+    deep = b'{"errcode":"M_FORBIDDEN","error":"No","x":' + b"[" * 300 + b"]" * 300 + b"}"
+    stage.answer(Answer(400, deep, {}))
+
+    reply = stage.say()
+
+    assert reply.json == {"errcode": "M_FORBIDDEN", "error": "No"}
+
+
+def test_attack_1_what_is_remembered_of_long_refusals_is_bounded(
+    network: MemoryNetwork, a: Homeserver
+) -> None:
+    policy = FakePolicyServer(network)
+    policy.operations["sign"] = lambda _, __: refusal(x="x" * 60_000)
+    server = PolicyServer(policy.name, policy.policy_key.verify_key_base64)
+    signers = PolicyServers(
+        FederationRequests(network.client_of(a.name, a.reactor)), a.clock, a.server.background
+    )
+    room = begin_room("11", "evil.test")
+    events = [room.say(room.user("creator"), f"{number}") for number in range(150)]
+
+    def ask(event: Event) -> int:
+        with pytest.raises(PolicyRefused):
+            result_of(Deferred.fromCoroutine(signers.sign(server, event)))
+        return len(policy.asked)
+
+    assert ask(events[0]) == ask(events[0]) == 1
+    for event in events[1:]:
+        ask(event)
+
+    assert ask(events[0]) == len(events) + 1
+
+
+def test_attack_1_what_it_passes_on_before_it_has_answered_is_not_said_twice(
+    stage: Stage,
+) -> None:
+    def sign(_: Any, pdu: JsonObject) -> Any:
+        event = parse_event(ROOM_VERSIONS["11"], pdu)
+        signatures = stage.policy.sign(event)
+        told = stage.policy.transaction(stage.a, [with_signature(event, signatures)])
+        assert told.status == 200
+        return signatures
+
+    stage.policy.operations["sign"] = sign
+
+    replies = [stage.say("hello", txn_id) for txn_id in ("t", "t", "u")]
+    stage.network.advance(5)
+
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    shown = [event["event_id"] for event in stage.timeline()]
+    assert shown == [replies[0].json["event_id"], replies[2].json["event_id"]]
+    assert replies[1].json == replies[0].json

@@ -82,6 +82,28 @@ def test_attack_5_costly_answers_are_made_a_few_at_a_time_and_others_are_answere
     assert {answer_of(wire).status for wire in many} == {200, 429}
 
 
+def test_attack_5_who_hangs_up_again_and_again_has_no_more_made_at_the_same_time(
+    network: MemoryNetwork, a: Homeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_id = a.register("alice").create_room(preset="public_chat")
+    hostile = HostileServer(network)
+    event = hostile.join(a, room_id).event_id
+    target = f"/state/{quote(room_id)}?event_id={quote(event, safe='')}"
+    slow = SlowDatabase(a, monkeypatch)
+
+    for _ in range(5):
+        hostile.start_asking(a, "GET", target).disconnect()
+        network.settle()
+
+    assert slow.most == 1
+    slow.end()
+    network.settle()
+    waiting = hostile.start_asking(a, "GET", target)
+    slow.end()
+    network.settle()
+    assert answer_of(waiting).status == 200
+
+
 def test_attack_5_a_join_is_refused_before_it_is_taken_in_or_not_at_all(
     network: MemoryNetwork, a: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,25 @@ def test_another_server_tells_the_members_when_the_first_is_gone(
     assert state(bob, room_id) == state(alice, room_id) == state(carol, room_id)
 
 
+@pytest.mark.parametrize("statement", ["partial_state_rooms", "INSERT INTO state_segments"])
+def test_a_database_that_is_away_for_a_moment_does_not_end_the_asking(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, statement: str
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    room_id = room_of(alice)
+    network.hold("a.test", STATE)
+    join(bob, room_id)
+    b.database.fail_on = statement
+    network.let_through("a.test", STATE)
+    network.advance(15)
+
+    b.database.fail_on = None
+    network.advance(60)
+
+    assert state(bob, room_id) == state(alice, room_id)
+    assert not is_partial(b, room_id)
+
+
 def no_state(answer: JsonObject) -> JsonObject:
     return {**answer, "pdus": []}
 

@@ -144,3 +144,17 @@ def test_attack_5_an_answer_that_is_none_is_an_error(
     make_hostile(network, "evil.test", lambda *_: Answer(200, content))
 
     assert search(a.register("alice"), "evil.test").status == 502
+
+
+@pytest.mark.parametrize("errcode", ["M_UNRECOGNIZED", "M_UNKNOWN_TOKEN", "M_USER_DEACTIVATED"])
+def test_attack_1_an_error_of_another_server_is_not_taken_for_one_of_ones_own(
+    network: MemoryNetwork, a: Homeserver, errcode: str
+) -> None:
+    """Clients would believe that their server lacks the operation, or that they are logged out."""
+    answer = Answer(404, encode_canonical_json({"errcode": errcode, "error": "Not here"}))
+    make_hostile(network, "evil.test", lambda *_: answer)
+
+    reply = search(a.register("alice"), "evil.test")
+
+    assert (reply.status, reply.errcode) == (502, "M_UNKNOWN")
+    assert "Not here" in reply.json["error"]

@@ -5,6 +5,10 @@ spec: server-server-api/#send-to-device-messaging, v1.19.
 
 from typing import Any
 
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.storage import outgoing_edus
 from tests.federation.meeting import again, say
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
@@ -128,3 +132,32 @@ def test_what_no_other_server_would_take_is_refused_at_once(a: Homeserver, b: Ho
     assert send(alice, bob, "good", "t1") == 200
 
     assert bodies(bob.sync()) == ["good"]
+
+
+def test_a_message_stored_while_those_before_it_are_read_is_sent_after_them(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = a.register("alice"), b.register("bob")
+    reading: list[tuple[Deferred[None], list[Any]]] = []
+    plain_read = a.database.read
+
+    def read(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if function is not outgoing_edus.list_edus:
+            return plain_read(function, *args, **kwargs)
+        waiting: Deferred[None] = Deferred()
+        found: list[Any] = []
+        plain_read(function, *args, **kwargs).addCallback(found.append)
+        reading.append((waiting, found))
+        return waiting.addCallback(lambda _: found[0])
+
+    monkeypatch.setattr(a.database, "read", read)
+    send(alice, bob, "first", "t1")
+    send(alice, bob, "second", "t2")
+    monkeypatch.undo()
+
+    ((waiting, found),) = reading
+    assert len(found[0]) == 1
+    waiting.callback(None)
+    network.settle()
+
+    assert bodies(bob.sync()) == ["first", "second"]

@@ -180,6 +180,19 @@ def test_every_problem_of_a_configuration_is_told_at_once(tmp_path: Path) -> Non
     assert "sever is not known; did you mean server?" in done.err
 
 
+def test_limits_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    configure(
+        tmp_path,
+        {"limits": {"inbound_federation_bytes": 1000}, "delayed_events": {"max_scheduled": -1}},
+    )
+
+    done = call("run", directory=tmp_path)
+
+    assert done.code == EXIT_CONFIG
+    assert "limits.inbound_federation_bytes must be at least listen.max_body_bytes" in done.err
+    assert "delayed_events: no limit can be negative" in done.err
+
+
 def test_a_missing_configuration_says_how_to_make_one(tmp_path: Path) -> None:
     done = call("run", directory=tmp_path)
 

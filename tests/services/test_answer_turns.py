@@ -2,9 +2,13 @@
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as FakeReactor
 
+from homeserver.background import Background
+from homeserver.clock import Clock
 from homeserver.core.identifiers import ServerName
 from homeserver.errors import LimitExceeded
+from homeserver.randomness import Randomness
 from homeserver.services.federation.answer_turns import (
     MAX_WAITING,
     MAX_WAITING_OF_ONE,
@@ -16,21 +20,22 @@ class Answering:
     """Answers that last until a test ends them."""
 
     def __init__(self) -> None:
-        self.turns = FairTurns(at_once=3, at_once_of_one=2)
+        background = Background(Clock(FakeReactor()), Randomness())
+        self.turns = FairTurns(background, at_once=3, at_once_of_one=2)
         self.under_way: list[tuple[str, Deferred[None]]] = []
 
     @property
     def origins(self) -> list[str]:
         return [origin for origin, _ in self.under_way]
 
-    def ask(self, origin: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._answer(origin))
-
-    async def _answer(self, origin: str) -> None:
-        async with self.turns.of(ServerName(origin)):
+    def ask(self, origin: str, *, is_owed: bool = False) -> Deferred[None]:
+        async def answer() -> None:
             made: Deferred[None] = Deferred()
             self.under_way.append((origin, made))
             await made
+
+        made = self.turns.make(ServerName(origin), answer, is_owed=is_owed)
+        return Deferred.fromCoroutine(made)
 
     def end_first(self) -> None:
         _, made = self.under_way.pop(0)
@@ -93,7 +98,8 @@ def test_attack_5_what_waits_is_bounded_however_many_ask(answering: Answering) -
 
 
 def test_who_hangs_up_leaves_his_place_to_others(answering: Answering) -> None:
-    running = [answering.ask(f"first{number}") for number in range(3)]
+    for number in range(3):
+        answering.ask(f"first{number}")
     gone = answering.ask("gone")
     answering.ask("next")
 
@@ -102,21 +108,56 @@ def test_who_hangs_up_leaves_his_place_to_others(answering: Answering) -> None:
     answering.end_first()
 
     assert answering.origins == ["first1", "first2", "next"]
-    running[1].addErrback(lambda _: None)
-    running[1].cancel()  # what is under way, too
-    answering.ask("last")
-    assert answering.origins == ["first1", "first2", "next", "last"]
+
+
+def test_attack_5_who_hangs_up_has_the_turn_until_the_answer_is_made(answering: Answering) -> None:
+    """The database does not notice that nobody waits any longer."""
+    for _ in range(10):
+        asked = answering.ask("evil")
+        asked.addErrback(lambda _: None)
+        asked.cancel()
+
+    assert answering.origins == ["evil", "evil"]
+    next_one = answering.ask("evil")
+    answering.end_first()
+    answering.end_first()
+    assert answering.origins == ["evil"]
+    answering.end_first()
+    assert next_one.called
+
+
+def test_attack_5_answers_that_fail_at_once_are_many_and_leave_no_turn_taken(
+    answering: Answering,
+) -> None:
+    """As when the database's queue is full."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    for number in range(3):
+        answering.ask(f"first{number}")
+    asked = [
+        Deferred.fromCoroutine(answering.turns.make(ServerName(f"good{number}"), fail))
+        for number in range(MAX_WAITING)
+    ]
+    failed: list[object] = []
+    for one in asked:
+        one.addErrback(lambda failure: failed.append(failure.check(LookupError)))
+
+    for _ in range(3):
+        answering.end_first()
+
+    assert failed == [LookupError] * MAX_WAITING
+    for number in range(3):
+        answering.ask(f"last{number}")
+    assert answering.origins == ["last0", "last1", "last2"]
 
 
 def test_an_answer_that_is_owed_is_not_refused(answering: Answering) -> None:
-    async def owed() -> None:
-        async with answering.turns.of(ServerName("evil"), is_owed=True):
-            pass
-
     for _ in range(2 + MAX_WAITING_OF_ONE):
         answering.ask("evil")
 
-    asked = Deferred.fromCoroutine(owed())
+    asked = answering.ask("evil", is_owed=True)
 
     assert not refused(asked)
     while answering.under_way:

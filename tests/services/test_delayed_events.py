@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, fail
 
 from homeserver.errors import DatabaseUnavailable
 from tests.api.delaying import (
+    DELAY,
     act,
     delay,
     delay_state,
@@ -78,6 +79,32 @@ def test_what_was_stored_though_the_answer_was_lost_is_sent_in_time(
     server.stop()
 
 
+def test_what_is_stored_when_its_delay_is_over_already_is_sent(
+    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(database)
+    alice = server.register("alice")
+    room_id = alice.create_room()
+    run = database.run
+    busy: Deferred[None] = Deferred()
+
+    def wait(function: Any, *args: Any, **options: Any) -> Deferred[Any]:
+        if function.__name__ != "_schedule_txn":
+            return run(function, *args, **options)
+        return busy.addCallback(lambda _: run(function, *args, **options))
+
+    monkeypatch.setattr(database, "run", wait)
+    path = f"/_matrix/client/v3/rooms/{quote(room_id)}/send/m.room.message/t"
+    pending = alice.start_request("PUT", path, {"body": "soon"}, query={DELAY: 5})
+    server.advance(1)
+    busy.callback(None)
+    assert pending.reply().status == 200
+    server.advance(0.1)
+
+    assert texts(alice, room_id) == ["soon"]
+    server.stop()
+
+
 @pytest.mark.parametrize("action", ["restart", "cancel", "send"])
 def test_a_fault_at_any_statement_of_managing_loses_nothing_and_doubles_nothing(
     database: InlineDatabase, action: str
@@ -129,6 +156,30 @@ def test_a_fault_at_any_statement_of_sending_loses_nothing_and_doubles_nothing(
         pytest.fail("there was no end of statements")
 
     assert number > 4
+    server.stop()
+
+
+@pytest.mark.parametrize("action", ["restart", "cancel"])
+def test_what_was_sent_though_that_could_not_be_noted_is_neither_cancelled_nor_restarted(
+    database: InlineDatabase, action: str
+) -> None:
+    server = start(database)
+    alice = server.register("alice")
+    room_id = alice.create_room()
+    delay_id = delay(alice, room_id, "once", 10_000)
+    database.fail_on = "finalised_ts = "
+    server.advance(10.1)
+    database.fail_on = None
+    sent = texts(alice, room_id)
+    noted = scheduled(alice)
+
+    reply = act(alice, delay_id, action)
+    server.advance(LONG_SECONDS)
+
+    assert (sent, len(noted)) == (["once"], 1)
+    assert reply.status == 409
+    assert texts(alice, room_id) == ["once"]
+    assert "event_id" in get_one(alice, delay_id)["finalised"]
     server.stop()
 
 

@@ -133,6 +133,15 @@ def test_an_answer_is_kept_for_a_short_time(resolver: Resolver) -> None:
     assert resolver.started == ["good.test"] * 2
 
 
+def test_attack_5_of_a_name_with_thousands_of_addresses_a_few_are_kept(resolver: Resolver) -> None:
+    resolver.ask("evil.test")
+    resolver.answer("evil.test", *(f"2001:db8::{number:x}" for number in range(4_000)))
+
+    ((kept),) = resolver.ask("evil.test")
+
+    assert 4 < len(kept) < 100
+
+
 def test_that_there_is_no_such_name_is_kept_for_a_shorter_time(resolver: Resolver) -> None:
     first = resolver.ask("gone.test")
     resolver.answer("gone.test")

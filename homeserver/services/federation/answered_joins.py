@@ -33,10 +33,12 @@ class AnsweredJoins:
         """Take in a join; return the answer as JSON. Raises LimitExceeded, and what refuses it."""
         self._turns.check(origin)
         join, servers = await self._membership.send_join(origin, room_id, event_id, pdu)
-        async with self._turns.of(origin, is_owed=True):
-            found = await self._served.state_before(
-                room_id, join.event_id, omit_members=(join.sender,) if omit_members else None
-            )
+        kept = (join.sender,) if omit_members else None
+        found = await self._turns.make(
+            origin,
+            lambda: self._served.state_before(room_id, join.event_id, omit_members=kept),
+            is_owed=True,
+        )
         head: JsonObject = {"members_omitted": omit_members}
         if omit_members:
             head["servers_in_room"] = list(servers)

@@ -23,6 +23,7 @@ from homeserver.services.federation.failure_causes import FaultHere, cause_of
 from homeserver.services.federation.transmission import EDU, MAX_EDUS, MAX_PDUS, Batch, Transmission
 from homeserver.storage import destinations, outgoing_edus
 from homeserver.storage.database import Database
+from homeserver.storage.outgoing_edus import StoredEDU
 from homeserver.transport.federation_client import ErrorAnswer
 from homeserver.transport.outbound import RequestFailed
 
@@ -160,10 +161,7 @@ class DestinationQueue:
         4 what was taken is forgotten
         """
         services = self._services
-        stored = []
-        if self.has_stored_edus:
-            stored = await services.database.read(outgoing_edus.list_edus, self.server, MAX_EDUS)
-            self.has_stored_edus = len(stored) == MAX_EDUS
+        stored = await self._read_stored()
         edus = [EDU(row.edu_type, row.content) for row in stored]  # 1
         keys = list(self._edus)[: MAX_EDUS - len(edus)]  # 2
         light = {key: self._edus.pop(key) for key in keys}
@@ -200,6 +198,21 @@ class DestinationQueue:
         await services.database.run(
             destinations.update_delivered, self.server, reached, services.clock.now_ms()
         )
+
+    async def _read_stored(self) -> Sequence[StoredEDU]:
+        """What is stored while they are read may not be among them: it is read the next time."""
+        if not self.has_stored_edus:
+            return []
+        self.has_stored_edus = False
+        is_rest = True
+        try:
+            found = await self._services.database.read(
+                outgoing_edus.list_edus, self.server, MAX_EDUS
+            )
+            is_rest = len(found) == MAX_EDUS
+        finally:
+            self.has_stored_edus = self.has_stored_edus or is_rest
+        return found
 
     async def _back_off(self, error: RequestFailed) -> None:
         services = self._services

@@ -118,6 +118,15 @@ class InboundTransactions:
         """Return the answer as JSON. Raises BadRequest, LimitExceeded."""
         if len(txn_id) > _MAX_TXN_ID or "\x00" in txn_id:
             raise BadRequest("A transaction id has at most 255 characters, none of them NUL")
+        held = self._budget.hold(origin, body_bytes)  # a repetition, too, takes room as it waits
+        try:
+            return await self._answer_one(origin, txn_id, body, held)
+        finally:
+            held.let_go()
+
+    async def _answer_one(
+        self, origin: ServerName, txn_id: str, body: JsonObject, held: Held
+    ) -> bytes:
         key = (origin, txn_id)
         others = self._under_way.get(key)
         if others is not None:  # 1
@@ -128,7 +137,7 @@ class InboundTransactions:
         failure: Exception = ServiceUnavailable("Send this again", retry_after_ms=1000)
         answer = None
         try:
-            answer = await self._answer_once(origin, txn_id, body, body_bytes)
+            answer = await self._answer_once(origin, txn_id, body, held)
         except (MatrixError, DatabaseUnavailable) as error:
             failure = error
             raise
@@ -142,11 +151,11 @@ class InboundTransactions:
         return answer
 
     async def _answer_once(
-        self, origin: ServerName, txn_id: str, body: JsonObject, body_bytes: int
+        self, origin: ServerName, txn_id: str, body: JsonObject, held: Held
     ) -> bytes:
         answer = await self._db.read(inbound_transactions.find_response, origin, txn_id)
         if answer is None:
-            answer = await self._receive(origin, body, body_bytes)
+            answer = await self._receive(origin, body, held)
             await self._db.run(  # 5
                 inbound_transactions.insert_response,
                 origin,
@@ -156,25 +165,12 @@ class InboundTransactions:
             )
         return answer
 
-    async def _receive(self, origin: ServerName, body: JsonObject, body_bytes: int) -> bytes:
+    async def _receive(self, origin: ServerName, body: JsonObject, held: Held) -> bytes:
         pdus, edus = _objects(body, "pdus", MAX_PDUS), _objects(body, "edus", MAX_EDUS)
         if self._counts[origin] + len(pdus) > _MAX_UNDER_WAY:
             raise LimitExceeded(
                 "Your events come faster than they can be read", retry_after_ms=5000
             )
-        held = self._budget.hold(origin, body_bytes)
-        try:
-            return await self._take_in(origin, pdus, edus, held)
-        finally:
-            held.let_go()
-
-    async def _take_in(
-        self,
-        origin: ServerName,
-        pdus: Sequence[JsonObject],
-        edus: Sequence[JsonObject],
-        held: Held,
-    ) -> bytes:
         for edu in edus:  # 2
             if edu.get("edu_type") == _TO_DEVICE:
                 await self._edus.receive(origin, edu)

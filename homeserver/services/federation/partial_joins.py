@@ -17,7 +17,7 @@ from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.partial_rooms import PartialRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
-from homeserver.errors import MatrixError
+from homeserver.errors import DatabaseUnavailable, MatrixError
 from homeserver.randomness import Randomness
 from homeserver.services.federation.remote_servers import RemoteServers
 
@@ -84,11 +84,17 @@ class PartialJoins:
         """Return when the members are known, or not wanted; or when the room was joined again."""
         began = self._clock.monotonic()
         rounds = 0
-        while room_id not in self._wanted and (partial := await self._find(room_id)) is not None:
-            if await self._try_round(partial, rounds):
-                seconds = self._clock.monotonic() - began
-                logger.info("Members are known room=%s seconds=%.1f", room_id, seconds)
-                return
+        while room_id not in self._wanted:
+            try:
+                partial = await self._find(room_id)
+                if partial is None:
+                    return
+                if await self._try_round(partial, rounds):
+                    seconds = self._clock.monotonic() - began
+                    logger.info("Members are known room=%s seconds=%.1f", room_id, seconds)
+                    return
+            except DatabaseUnavailable as error:
+                logger.warning("Members wait for the database room=%s: %s", room_id, error)
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(rounds, 12), _LAST_PAUSE_SECONDS)
             pause = self._randomness.jitter(pause)
             rounds += 1

@@ -7,14 +7,14 @@ an event that comes by several ways is asked about once.
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+import orjson
 
 from homeserver.background import Background
 from homeserver.clock import Clock
-from homeserver.core.events import Event
-from homeserver.core.identifiers import EventID
-from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.events import Event, reference_hash
+from homeserver.core.json_types import JsonObject
 from homeserver.core.policy_servers import PolicyServer, find_policy_signature
 from homeserver.errors import LimitExceeded, PolicyRefused, ServersFailed
 from homeserver.services.expiring_cache import ExpiringCache
@@ -26,7 +26,8 @@ from homeserver.transport.outbound import RequestFailed
 logger = logging.getLogger(__name__)
 
 _MAX_UNDER_WAY = 5_000
-_MAX_REMEMBERED = 20_000
+_MAX_REMEMBERED_BYTES = 8 * 1_048_576
+_ENTRY_BYTES = 500
 _SIGNED_SECONDS = 600.0
 _REFUSED_SECONDS = 60.0
 _MAX_RETRY_AFTER_MS = 60_000
@@ -53,10 +54,11 @@ class _Refusal:
     status: int
     errcode: str
     error: str
-    extra: Mapping[str, JsonValue]
+    extra: JsonObject
 
 
-_Key = tuple[PolicyServer, EventID]
+_Key = tuple[PolicyServer, str]
+"""With what is signed of an event: in the first room versions its id is of its maker's choice."""
 
 
 class PolicyServers:
@@ -65,7 +67,7 @@ class PolicyServers:
     def __init__(self, requests: FederationRequests, clock: Clock, background: Background) -> None:
         self._requests = requests
         self._answers: ExpiringCache[_Key, str | _Refusal] = ExpiringCache(
-            clock, budget=_MAX_REMEMBERED
+            clock, budget=_MAX_REMEMBERED_BYTES
         )
         self._asking: SharedWork[_Key, str | _Refusal] = SharedWork(
             "ask a policy server", background, max_under_way=_MAX_UNDER_WAY
@@ -73,17 +75,18 @@ class PolicyServers:
 
     async def sign(self, server: PolicyServer, event: Event) -> str:
         """Return its signature. Raises PolicyRefused; ServersFailed, LimitExceeded: no answer."""
-        key = (server, event.event_id)
+        key = (server, reference_hash(event))
         answer = self._answers.find(key)
         if answer is None:
-            answer = await self._asking.get(key, lambda: self._ask(server, event))
+            answer = await self._asking.get(key, lambda: self._ask(key, event))
         if isinstance(answer, str):
             return answer
         raise PolicyRefused(
             answer.error, status=answer.status, errcode=answer.errcode, extra=dict(answer.extra)
         )
 
-    async def _ask(self, server: PolicyServer, event: Event) -> str | _Refusal:
+    async def _ask(self, key: _Key, event: Event) -> str | _Refusal:
+        server = key[0]
         try:
             found = await self._requests.ask_policy_server_to_sign(server.name, event.pdu_bytes)
         except ErrorAnswer as error:
@@ -102,7 +105,8 @@ class PolicyServers:
                 {},
             )
         seconds = _SIGNED_SECONDS if isinstance(answer, str) else _REFUSED_SECONDS
-        self._answers.put((server, event.event_id), answer, seconds=seconds)
+        size = 0 if isinstance(answer, str) else len(orjson.dumps(answer.extra))
+        self._answers.put(key, answer, seconds=seconds, size=size + _ENTRY_BYTES)
         return answer
 
 
@@ -110,7 +114,8 @@ def _passed_on(error: ErrorAnswer) -> _Refusal:
     """Return what a client is told: what the policy server says.
 
     NOTSPEC: not quite verbatim. An error code of the specification's that has nothing to do with
-    signing could log clients out, or lead people to a page of the policy server's choice.
+    signing could log clients out, or lead people to a page of the policy server's choice. And what
+    is nested too deeply to be written is left out.
     """
     errcode = error.errcode
     if errcode not in _SAFE_ERRCODES and _OWN_ERRCODE.fullmatch(errcode) is None:
@@ -118,6 +123,10 @@ def _passed_on(error: ErrorAnswer) -> _Refusal:
     extra: JsonObject = {
         name: value for name, value in error.body.items() if name not in ("errcode", "error")
     }
+    try:
+        orjson.dumps(extra)
+    except orjson.JSONEncodeError:
+        extra = {}
     return _Refusal(error.status, errcode, error.error, extra)
 
 

@@ -50,6 +50,19 @@ _MAX_NAMED = 2_000
 _MEMBER = "m.room.member"
 _GIVE_UP = ("M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION")
 """What no further server is likely to see in another way; said if none does."""
+_OURS_TO_SAY = (
+    "M_CONSENT_NOT_GIVEN",
+    "M_LIMIT_EXCEEDED",
+    "M_MISSING_TOKEN",
+    "M_RESOURCE_LIMIT_EXCEEDED",
+    "M_UNAUTHORIZED",
+    "M_UNKNOWN_TOKEN",
+    "M_UNRECOGNIZED",
+    "M_USER_DEACTIVATED",
+    "M_USER_LOCKED",
+    "M_USER_SUSPENDED",
+)
+"""By these a client learns of its own server and session: some log their user out."""
 
 
 class RemoteMembership:
@@ -297,8 +310,15 @@ class RemoteMembership:
 
 
 def passed_on(error: ErrorAnswer) -> MatrixError:
-    """Return what a client is told when another server has refused."""
-    if 400 <= error.status < 500 and error.status not in (401, 429):  # noqa: PLR2004 - HTTP
+    """Return what a client is told when another server has refused.
+
+    What would be about this server or the client's session in its eyes is told in words alone.
+    """
+    if (
+        400 <= error.status < 500  # noqa: PLR2004 - HTTP
+        and error.status not in (401, 429)
+        and error.errcode not in _OURS_TO_SAY
+    ):
         return MatrixError(error.error, errcode=error.errcode, status=error.status)
     return ServersFailed(f"The other server answered: {error}")
 

@@ -58,14 +58,16 @@ class ServedRooms:
 
     async def get_event_auth(self, origin: ServerName, room_id: RoomID, event_id: EventID) -> bytes:
         await self._guard.access_shared_room(origin, room_id)
-        async with self._turns.whole_rooms.of(origin):
-            chain = await self._served.auth_chain(room_id, [event_id])
+        chain = await self._turns.whole_rooms.make(
+            origin, lambda: self._served.auth_chain(room_id, [event_id])
+        )
         return b'{"auth_chain":[' + b",".join(chain) + b"]}"
 
     async def get_state(self, origin: ServerName, room_id: RoomID, event_id: EventID) -> bytes:
         await self._guard.access_whole_room(origin, room_id)
-        async with self._turns.whole_rooms.of(origin):
-            found = await self._served.state_before(room_id, event_id)
+        found = await self._turns.whole_rooms.make(
+            origin, lambda: self._served.state_before(room_id, event_id)
+        )
         return (
             b'{"auth_chain":['
             + b",".join(found.auth_chain)
@@ -78,17 +80,21 @@ class ServedRooms:
         self, origin: ServerName, room_id: RoomID, event_id: EventID
     ) -> JsonObject:
         await self._guard.access_whole_room(origin, room_id)
-        async with self._turns.whole_rooms.of(origin):
-            found = await self._served.state_ids_before(room_id, event_id)
+        found = await self._turns.whole_rooms.make(
+            origin, lambda: self._served.state_ids_before(room_id, event_id)
+        )
         return {"auth_chain_ids": list(found.auth_chain), "pdu_ids": list(found.state)}
 
     async def backfill(
         self, origin: ServerName, room_id: RoomID, before: list[EventID], limit: int
     ) -> bytes:
         room = await self._guard.access_shared_room(origin, room_id)
-        async with self._turns.pages.of(origin):
+
+        async def page() -> bytes:
             found = await self._served.backfill(room_id, before[:MAX_EVENTS_NAMED], limit)
             return self._transaction(await self._tellable(origin, room, found))
+
+        return await self._turns.pages.make(origin, page)
 
     async def get_missing_events(
         self,
@@ -101,7 +107,8 @@ class ServedRooms:
         min_depth: int,
     ) -> bytes:
         room = await self._guard.access_shared_room(origin, room_id)
-        async with self._turns.pages.of(origin):
+
+        async def page() -> bytes:
             found = await self._served.missing_events(
                 room_id,
                 earliest=earliest[:MAX_EVENTS_NAMED],
@@ -112,13 +119,16 @@ class ServedRooms:
             pdus = await self._tellable(origin, room, found)
             return b'{"events":[' + b",".join(pdus) + b"]}"
 
+        return await self._turns.pages.make(origin, page)
+
     async def get_event_at(
         self, origin: ServerName, room_id: RoomID, ts: int, *, backwards: bool
     ) -> JsonObject:
         """Raises NotFound, also when the nearest event is not for this server."""
         room = await self._guard.access_shared_room(origin, room_id)
-        async with self._turns.pages.of(origin):
-            found = await self._served.event_at(room_id, ts, backwards=backwards)
+        found = await self._turns.pages.make(
+            origin, lambda: self._served.event_at(room_id, ts, backwards=backwards)
+        )
         if (
             found is None
             or not await self._visibility.is_visible(origin, found)

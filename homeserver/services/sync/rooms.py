@@ -30,8 +30,9 @@ from homeserver.storage.events import decode_event_id
 
 _DEFAULT_LIMIT = 10
 _MAX_LIMIT = 100
-_MAX_LOOKED_THROUGH = 100
-"""Events in which those that a filter asks for are looked for."""
+_LOOKED_THROUGH = 99
+"""Events in which those that a filter asks for are looked for: as many as memory surely has of a
+room in use, and knows that there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Span:
     timeline: list[TimelineEvent]
     """Oldest first, all that the user may see, before the filter's types."""
     is_limited: bool
+    is_cut: bool = False
+    """Events just before it are left out, which the filter does not ask for."""
 
 
 class RoomParts:
@@ -197,7 +200,7 @@ class RoomParts:
         requester = wish.requester
         filters = wish.chosen.room
         limit = filters.timeline.clamp_limit(_DEFAULT_LIMIT, _MAX_LIMIT)
-        looked_through = limit if filters.timeline.allows_all else _MAX_LOOKED_THROUGH
+        looked_through = limit if filters.timeline.allows_all else max(limit, _LOOKED_THROUGH)
         span = await self.span(requester.user_id, room, after, up_to, looked_through)
         changed_members = [event for event in span.timeline if event.type == MEMBER]
         if not filters.timeline.allows_all:
@@ -285,7 +288,7 @@ class RoomParts:
             end_nid = await self.state_number(room, up_to)
             if not _is_straight(span, before_nid, end_nid):
                 return await self._resolved(wish, room, span, before_nid, end_nid)
-        if not whole and not span.is_limited:
+        if not whole and not span.is_limited and not span.is_cut:
             if not wish.use_state_after:
                 return []
             changed = {(e.type, e.state_key): e for e in span.timeline if e.state_key is not None}
@@ -452,13 +455,14 @@ def _cut(span: Span, limit: int, chosen: RoomEventFilter, room_id: RoomID) -> Sp
     """
     places = [i for i, event in enumerate(span.timeline) if _allows(chosen, event, room_id)]
     shown = places[len(places) - limit :] if len(places) > limit else places
+    timeline = span.timeline[shown[0] :] if shown else []
     is_limited = span.is_limited or len(places) > limit
-    return Span(span.timeline[shown[0] :] if shown else [], is_limited)
+    return Span(timeline, is_limited, is_cut=len(timeline) < len(span.timeline))
 
 
 def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
     """Tell whether the room went from one state to the other by the timeline's events alone."""
-    if span.is_limited:
+    if span.is_limited or span.is_cut:
         if not span.timeline:
             return True
         before = span.timeline[0].state_before
