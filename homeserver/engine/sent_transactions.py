@@ -9,7 +9,6 @@ way; so a device is not forgotten while it sends, and not read again for one sen
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from itertools import islice
 
 from twisted.internet.defer import Deferred
 
@@ -23,6 +22,7 @@ from homeserver.storage.events import decode_event_id
 _KEPT_MS = 24 * 3600 * 1000
 _MAX_DEVICES = 20_000
 _MAX_PER_DEVICE = 1_000
+_MAX_IN_ALL = 200_000
 
 DELAYED = DeviceID("\x1fdelayed")
 """Sends users' delayed events, each with its `delay_id` as transaction id. No client's device can
@@ -69,6 +69,9 @@ class SentTransactions:
         self._db = database
         self._clock = clock
         self._known: OrderedDict[_Device, _Sent] = OrderedDict()
+        """Who was looked for last is last."""
+        self._count = 0
+        """Of transactions in all of them."""
 
     async def once(
         self, device: _Device, key: _Key, send: Callable[[], Awaitable[EventID]]
@@ -77,8 +80,8 @@ class SentTransactions:
 
         A repetition waits for the first to end; if that failed, it tries itself.
         """
-        known = await self._load(device)
         while True:
+            known = await self._load(device)
             if key in known:
                 return known[key]
             waiting = known.under_way.get(key)
@@ -89,15 +92,12 @@ class SentTransactions:
             await ended
         known.under_way[key] = []
         try:
-            event_id = None
-            if key in known.doubtful or not known.is_whole:
-                event_id = await self._find_stored(device, key)
-            event_id = event_id or await send()
+            event_id = await self._find(device, key, known) or await send()
         except BaseException:
             known.doubt(key)
             raise
         else:
-            known.note(key, event_id)
+            self._note(known, key, event_id)
             return event_id
         finally:
             for ended in known.under_way.pop(key):
@@ -132,27 +132,36 @@ class SentTransactions:
             known = self._known.setdefault(device, _Sent())
             for row in rows:
                 event_id = decode_event_id(ROOM_VERSIONS[row.room_version], row.event_id)
-                known.note((row.room_nid, row.txn_id), event_id)
+                self._note(known, (row.room_nid, row.txn_id), event_id)
             known.is_whole = known.is_whole and len(rows) < _MAX_PER_DEVICE
-            self._forget_idle()
+            self._forget_idle(but=device)
+        self._known.move_to_end(device)
         return known
 
-    def _forget_idle(self) -> None:
-        """Forget the devices read longest ago, but none that is sending."""
-        surplus = len(self._known) - _MAX_DEVICES
-        if surplus > 0:
-            idle = (device for device, known in self._known.items() if not known.under_way)
-            for device in list(islice(idle, surplus)):
-                del self._known[device]
+    def _note(self, known: _Sent, key: _Key, event_id: EventID) -> None:
+        self._count -= len(known)
+        known.note(key, event_id)
+        self._count += len(known)
+
+    def _forget_idle(self, *, but: _Device) -> None:
+        """Forget the devices looked for longest ago, but none that is sending."""
+        idle = []
+        devices, count = len(self._known), self._count
+        for device, known in self._known.items():
+            if devices <= _MAX_DEVICES and count <= _MAX_IN_ALL:
+                break
+            if device != but and not known.under_way:
+                idle.append(device)
+                devices, count = devices - 1, count - len(known)
+        for device in idle:
+            del self._known[device]
+        self._count = count
 
     async def _find(self, device: _Device, key: _Key, known: _Sent) -> EventID | None:
         if key in known:
             return known[key]
-        if len(known) < _MAX_PER_DEVICE:
+        if known.is_whole and key not in known.doubtful:
             return None
-        return await self._find_stored(device, key)
-
-    async def _find_stored(self, device: _Device, key: _Key) -> EventID | None:
         row = await self._db.read(
             client_transactions.find_transaction, *device, *key, self._since(device)
         )

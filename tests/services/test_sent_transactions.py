@@ -8,6 +8,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from homeserver.clock import Clock
 from homeserver.core.identifiers import DeviceID, EventID, UserID
+from homeserver.engine import sent_transactions
 from homeserver.engine.sent_transactions import SentTransactions
 from tests.database import InlineDatabase
 
@@ -20,9 +21,12 @@ def sent(database: InlineDatabase) -> SentTransactions:
 
 
 def once(
-    sent: SentTransactions, txn_id: str, send: Callable[[], Awaitable[EventID]]
+    sent: SentTransactions,
+    txn_id: str,
+    send: Callable[[], Awaitable[EventID]],
+    device: tuple[UserID, DeviceID] = DEVICE,
 ) -> Deferred[EventID]:
-    return Deferred.fromCoroutine(sent.once(DEVICE, (1, txn_id), send))
+    return Deferred.fromCoroutine(sent.once(device, (1, txn_id), send))
 
 
 def answering(event_id: str) -> Callable[[], Awaitable[EventID]]:
@@ -52,6 +56,25 @@ def test_a_transaction_that_ends_after_another_has_failed_is_remembered(
 
     assert now(first) == "$slow"
     assert now(once(sent, "slow", answering("$again"))) == "$slow"
+
+
+def test_devices_that_are_idle_are_forgotten_and_those_that_send_are_not(
+    sent: SentTransactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent_transactions, "_MAX_IN_ALL", 3)
+    tablet = (DEVICE[0], DeviceID("TABLET"))
+    now(once(sent, "idle", answering("$idle"), tablet))
+    slow: Deferred[EventID] = Deferred()
+    first = once(sent, "slow", lambda: slow)
+    for number in range(10):
+        now(once(sent, f"{number}", answering(f"${number}")))
+
+    now(once(sent, "more", answering("$more"), (DEVICE[0], DeviceID("WATCH"))))
+    slow.callback(EventID("$slow"))
+
+    assert now(first) == "$slow"
+    assert now(once(sent, "slow", answering("$again"))) == "$slow"
+    assert now(once(sent, "idle", answering("$unknown"), tablet)) == "$unknown", "never stored here"
 
 
 def test_a_transaction_that_has_failed_is_tried_again(sent: SentTransactions) -> None:
