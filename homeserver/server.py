@@ -380,9 +380,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     )
     remote_servers = RemoteServers(requests)
     room_guard = RoomGuard(live_rooms)
-    catch_up = CatchUp(
-        server_name, database, live_rooms, remote_rooms.partial_rooms, streams.events
-    )
+    catch_up = CatchUp(server_name, database, live_rooms, streams.events)
     federation_sender = FederationSender(
         server_name,
         live_rooms,

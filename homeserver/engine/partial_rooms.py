@@ -52,10 +52,6 @@ class PartialRooms:
         row = await self._db.read(partial_state.find_partial_room, room.room_nid)
         return None if row is None else _partial(row)
 
-    async def list_servers(self, room: LiveRoom) -> set[ServerName]:
-        """Return the servers that are in a room, as far as anybody here knows."""
-        return room.list_servers()
-
     async def wait(self, room_id: RoomID) -> None:
         """Return when the room lacks no members. Raises ServiceUnavailable if that takes long."""
         room = await self._live_rooms.find(room_id)

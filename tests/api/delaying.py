@@ -63,3 +63,14 @@ def scheduled(user: User) -> list[Any]:
 def texts(user: User, room_id: str) -> list[str]:
     chunk = user.get(f"/rooms/{quote(room_id)}/messages", dir="f", limit=1000).json["chunk"]
     return [e["content"]["body"] for e in chunk if e["type"] == "m.room.message"]
+
+
+def state_of(user: User, room_id: str, state_key: str) -> Any:
+    return user.get(f"/rooms/{quote(room_id)}/state/org.example.call/{quote(state_key)}").json
+
+
+def set_state(user: User, room_id: str, state_key: str, content: object) -> str:
+    path = f"/rooms/{quote(room_id)}/state/org.example.call/{quote(state_key)}"
+    reply = user.put(path, content)
+    assert reply.status == 200, reply.json
+    return str(reply.json["event_id"])

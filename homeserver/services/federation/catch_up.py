@@ -11,7 +11,6 @@ import orjson
 
 from homeserver.core.identifiers import RoomID, ServerName, server_name_of
 from homeserver.engine.live_rooms import LiveRooms
-from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.streams import Stream
 from homeserver.services.federation.transmission import MAX_PDUS
 from homeserver.storage import outgoing_events
@@ -37,13 +36,11 @@ class CatchUp:
         server_name: ServerName,
         database: Database,
         live_rooms: LiveRooms,
-        partial_rooms: PartialRooms,
         stream: Stream,
     ) -> None:
         self._server_name = server_name
         self._db = database
         self._live_rooms = live_rooms
-        self._partial_rooms = partial_rooms
         self._stream = stream
 
     async def next_page(self, server: ServerName, after: int) -> Page:
@@ -70,7 +67,7 @@ class CatchUp:
     async def _in_room_since(self, server: ServerName, room_id: RoomID) -> int | None:
         """Return the position of the join by which a server is in a room; None: it is not."""
         room = await self._live_rooms.find(room_id)
-        if room is None or server not in await self._partial_rooms.list_servers(room):
+        if room is None or server not in room.list_servers():
             return None
         joined = (
             room.members[user_id].joined_nid or 0
@@ -84,7 +81,7 @@ class CatchUp:
         room = await self._live_rooms.find(room_id)
         if room is None:
             return set()
-        return await self._partial_rooms.list_servers(room) - {self._server_name}
+        return room.list_servers() - {self._server_name}
 
 
 def _concerns(server: ServerName, row: OutgoingPDU, since: int | None) -> bool:

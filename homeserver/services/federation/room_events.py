@@ -91,7 +91,7 @@ class RoomEvents:
         undecided = [n for n, one in enumerate(outcomes) if isinstance(one, CannotDecide)]
         if not undecided or not self._may_ask_for(origin):
             return
-        for server in await self._list_others(origin, room):
+        for server in self._list_others(origin, room):
             asked = undecided[:_MAX_HELPED]
             logger.info(
                 "Asking another server room=%s server=%s count=%d", room.room_id, server, len(asked)
@@ -112,12 +112,9 @@ class RoomEvents:
     def _may_ask_for(self, origin: ServerName) -> bool:
         return self._not_helped.get(origin, 0.0) <= self._clock.monotonic()
 
-    async def _list_others(self, origin: ServerName, room: LiveRoom) -> list[ServerName]:
-        others = [ServerName(name) for name in room.servers]
-        others.sort(key=lambda name: -room.servers[name])
-        if room.is_partial:
-            others += sorted(await self._rooms.partial_rooms.list_servers(room) - {*others})
-        others = [name for name in others if name not in (origin, self._server_name)]
+    def _list_others(self, origin: ServerName, room: LiveRoom) -> list[ServerName]:
+        others = sorted(room.list_servers() - {origin, self._server_name})
+        others.sort(key=lambda name: -room.servers.get(name, 0))
         return others[:_MAX_OTHERS]
 
     async def _receive_outside(
