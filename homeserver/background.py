@@ -3,8 +3,8 @@ owner here, its failure is logged and counted, and it is cancelled at shutdown.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
@@ -15,7 +15,28 @@ from homeserver.randomness import Randomness
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 _STOP_SECONDS = 10.0
+
+
+async def gather(running: Sequence[Deferred[T]]) -> list[T]:
+    """Return all results once there are all; if any failed, raise the first failure then."""
+    results: list[T] = []
+    ended: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)
+    for is_done, result in ended:
+        if not is_done:
+            result.raiseException()
+        results.append(result)
+    return results
+
+
+async def both(first: Deferred[T], second: Deferred[U]) -> tuple[T, U]:
+    """As `gather`, for two of different kinds."""
+    running: list[Deferred[Any]] = [first, second]
+    one, other = await gather(running)
+    return one, other
 
 
 class Background:

@@ -98,6 +98,7 @@ from homeserver.services.devices import Devices
 from homeserver.services.directory import Directory
 from homeserver.services.e2e_keys import E2EKeys, delete_for_devices
 from homeserver.services.event_context import EventContext
+from homeserver.services.event_signatures import EventSignatures
 from homeserver.services.federation.answer_turns import AnswerTurns
 from homeserver.services.federation.answered_joins import AnsweredJoins
 from homeserver.services.federation.authentication import ServerAuthentication
@@ -137,8 +138,8 @@ from homeserver.services.federation.to_device_edus import ToDeviceEDUs
 from homeserver.services.federation.transmission import Transmission
 from homeserver.services.federation.typing_edus import TypingEDUs
 from homeserver.services.filters import Filters
+from homeserver.services.forgotten_rooms import ForgottenRooms
 from homeserver.services.ignored_users import IgnoredUsers
-from homeserver.services.invitations import Invitations
 from homeserver.services.invitees import Invitees
 from homeserver.services.media import Media
 from homeserver.services.media_files import MediaFiles
@@ -193,6 +194,7 @@ from homeserver.services.unread_counts import UnreadCounts
 from homeserver.storage import events, stream_epochs
 from homeserver.storage.database import Database
 from homeserver.storage.server_keys import StoredKey
+from homeserver.transport.client_networks import network_of
 from homeserver.transport.endpoint import Route, Router, routes
 from homeserver.transport.federation_client import FederationClient, allowed_servers
 from homeserver.transport.outbound import HttpClient
@@ -339,7 +341,6 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         clock,
         background,
         federation_client,
-        SignaturePool(clock, threads),
         config.federation.trusted_key_servers,
     )
     # The engine: the road every event travels.
@@ -371,7 +372,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         dictionary,
         states,
         background,
-        server_keys.verify_event,
+        EventSignatures(server_keys, SignaturePool(threads), background),
         PolicyServers(requests, clock, background),
         threads,
     )
@@ -413,11 +414,15 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
 
     def count_login(kind: str, name: str) -> None:
         per_minute = config.rate_limits.login_per_minute
-        rate_limits.take((name, f"login by {kind}"), per_minute / 60, max(1, int(per_minute)))
+        who = network_of(name) if kind == "address" else name
+        rate_limits.take((who, f"login by {kind}"), per_minute / 60, max(1, int(per_minute)))
+
+    def count_operation(user_id: str, operation: str) -> None:
+        limits = config.rate_limits
+        rate_limits.take((user_id, operation), limits.per_second, limits.burst)
 
     def count_delayed(user_id: str) -> None:
-        limits = config.rate_limits
-        rate_limits.take((user_id, "delayed event"), limits.per_second, limits.burst)
+        count_operation(user_id, "delayed event")
 
     def count_request(route: Route, requester: Requester | None, client_ip: str) -> None:
         if requester is not None:
@@ -445,7 +450,9 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     ui_auth = UIAuth(clock, randomness, accounts, registration_tokens)
     device_lists = DeviceLists(database, streams, notifier, background, user_rooms, live_rooms)
     shared_rooms = SharedRooms(server_name, user_rooms, live_rooms)
-    device_updates = DeviceUpdates(database, shared_rooms, federation_sender, background, clock)
+    device_updates = DeviceUpdates(
+        database, shared_rooms, federation_sender, background, clock, streams.events
+    )
     device_lists.subscribe(device_updates.note_changed)
     notifier.subscribe(device_updates.note_committed)
     remote_rooms.partial_rooms.subscribe(device_updates.note_newcomers)
@@ -534,9 +541,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         InboundBudget(config.limits.inbound_federation_bytes),
     )
     filters = Filters(database)
-    room_state = RoomState(
-        database, live_rooms, states, access, timeline, remote_rooms.partial_rooms
-    )
+    room_state = RoomState(database, live_rooms, states, access, timeline)
     directory = Directory(database, live_rooms, user_rooms, access, server_name, requests)
     restricted_joins = RestrictedJoins(server_name, live_rooms)
     answer_turns = AnswerTurns(background)
@@ -561,7 +566,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
         partial_joins,
     )
     membership = Membership(
-        author, live_rooms, user_rooms, profiles, restricted_joins, remote_membership
+        author, live_rooms, profiles, restricted_joins, remote_membership, invitees
     )
     third_party_invites = ThirdPartyInvites(
         server_name, room_guard, author, remote_membership, accounts, requests
@@ -577,8 +582,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     openid = OpenID(database, clock, randomness, server_name)
     relations = Relations(database, access, timeline, ignored_users)
     aggregations = Aggregations(database, live_rooms, sight, ignored_users, client_events)
-    invitations = Invitations(invitees, remote_membership)
-    messages = Messages(author, access, timeline, relations, directory, invitations)
+    messages = Messages(author, access, timeline, relations, directory, membership)
     delayed_sending = DelayedSending(database, clock, randomness, background, live_rooms, messages)
     notifier.subscribe(delayed_sending.note_committed)
     delayed_events = DelayedEvents(
@@ -721,8 +725,8 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             PublicRoomsAPI(public_rooms, RemoteDirectory(requests), server_name),
             SpacesAPI(spaces, directory),
             OpenIDAPI(openid),
-            MembershipAPI(membership, directory, invitees),
-            MessagesAPI(messages, delayed_events),
+            MembershipAPI(membership, directory, ForgottenRooms(live_rooms, user_rooms)),
+            MessagesAPI(messages, delayed_events, count_operation),
             DelayedEventsAPI(delayed_events),
             TimelineAPI(timeline, room_state, aggregations),
             RelationsAPI(

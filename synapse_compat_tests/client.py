@@ -158,6 +158,10 @@ class User:
                 return events[::-1]
             place = {"from": answer["end"]}
 
+    def texts_in_history(self, room_id: str) -> list[str]:
+        found = [event["content"].get("body") for event in self.history(room_id)]
+        return [text for text in found if text is not None]
+
     # Sync.
 
     def sync(self, since: str | None = None, timeout_ms: int = 0, **query: Any) -> Any:

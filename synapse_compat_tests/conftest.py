@@ -47,6 +47,14 @@ class Pair:
     def users(self) -> tuple[User, User]:
         return register(self.here, "alice"), register(self.there, "bob")
 
+    def users_in_one_room(self) -> tuple[User, User, str]:
+        """Return them and the room; what the second one sees of it is not waited for."""
+        alice, bob = self.users()
+        room_id = alice.create_room(preset="public_chat")
+        bob.join(room_id, alice)
+        alice.see_membership(room_id, bob, "join")
+        return alice, bob, room_id
+
 
 @dataclass(frozen=True)
 class Trio:

@@ -7,14 +7,6 @@ from synapse_compat_tests.client import User
 from synapse_compat_tests.conftest import Pair
 
 
-def in_one_room(pair: Pair) -> tuple[User, User, str]:
-    alice, bob = pair.users()
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id, alice)
-    alice.see_membership(room_id, bob, "join")
-    return alice, bob, room_id
-
-
 def see_ephemeral(user: User, room_id: str, event_type: str, found: Any) -> None:
     def look(answer: Any) -> bool:
         room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
@@ -30,7 +22,7 @@ def type_in(user: User, room_id: str, *, typing: bool) -> None:
 
 
 def test_typing_is_seen_on_the_other_server_and_ends(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     since = str(bob.sync()["next_batch"])
 
     type_in(alice, room_id, typing=True)
@@ -46,7 +38,7 @@ def test_typing_is_seen_on_the_other_server_and_ends(pair: Pair) -> None:
 
 
 def test_a_receipt_is_seen_on_the_other_server(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     event_id = alice.send(room_id, "read me")
     bob.see_text(room_id, "read me")
 
@@ -61,7 +53,7 @@ def test_a_receipt_is_seen_on_the_other_server(pair: Pair) -> None:
 
 
 def test_a_threaded_receipt_keeps_its_thread(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     root = alice.send(room_id, "root")
     relation = {"rel_type": "m.thread", "event_id": root}
     content = {"msgtype": "m.text", "body": "in it", "m.relates_to": relation}
@@ -79,7 +71,7 @@ def test_a_threaded_receipt_keeps_its_thread(pair: Pair) -> None:
 
 
 def test_presence_is_seen_on_the_other_server(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
 
     alice.put(
         f"/presence/{quote(alice.user_id)}/status", {"presence": "online", "status_msg": "here"}

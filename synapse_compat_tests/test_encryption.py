@@ -58,14 +58,6 @@ def devices_of(reader: User, user: User) -> JSON:
     }
 
 
-def in_one_room(pair: Pair) -> tuple[User, User, str]:
-    alice, bob = pair.users()
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id, alice)
-    alice.see_membership(room_id, bob, "join")
-    return alice, bob, room_id
-
-
 def send_to_device(sender: User, target: User, text: str, device_id: str | None = None) -> None:
     messages = {target.user_id: {device_id or target.device_id: {"body": text}}}
     sender.put(f"/sendToDevice/m.compat/{uuid.uuid4().hex}", {"messages": messages})
@@ -99,7 +91,7 @@ def is_changed(user: User) -> Any:
 
 
 def test_keys_of_the_other_side_are_found_both_ways(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
     keys = {user.user_id: upload_keys(user) for user in (alice, bob)}
 
     for reader, user in ((alice, bob), (bob, alice)):
@@ -112,7 +104,7 @@ def test_keys_of_the_other_side_are_found_both_ways(pair: Pair) -> None:
 
 
 def test_one_time_keys_are_claimed_once(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
     upload_keys(bob, "A", "B")
 
     claimed = []
@@ -126,7 +118,7 @@ def test_one_time_keys_are_claimed_once(pair: Pair) -> None:
 
 
 def test_a_new_renamed_and_deleted_device_is_told_of(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
     upload_keys(alice)
     eventually(lambda: alice.device_id in devices_of(bob, alice), "the first device")
     since = str(bob.sync()["next_batch"])
@@ -150,7 +142,7 @@ def test_a_new_renamed_and_deleted_device_is_told_of(pair: Pair) -> None:
 
 
 def test_cross_signing_keys_are_found_on_the_other_side(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
     upload_keys(alice)
     eventually(lambda: alice.device_id in devices_of(bob, alice), "the device")
     public = random_key()
@@ -170,7 +162,7 @@ def test_cross_signing_keys_are_found_on_the_other_side(pair: Pair) -> None:
 
 
 def test_a_message_reaches_one_device_and_all_devices(pair: Pair) -> None:
-    alice, bob, _ = in_one_room(pair)
+    alice, bob, _ = pair.users_in_one_room()
     other = login(bob)
 
     send_to_device(alice, bob, "to one")
@@ -181,7 +173,7 @@ def test_a_message_reaches_one_device_and_all_devices(pair: Pair) -> None:
 
 
 def test_messages_to_devices_survive_an_outage_of_the_receiving_server(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     send_to_device(alice, bob, "before")
     assert receive(bob, 1) == ["before"]
     texts = [f"missed {number}" for number in range(5)]
@@ -196,7 +188,7 @@ def test_messages_to_devices_survive_an_outage_of_the_receiving_server(pair: Pai
 
 
 def test_messages_to_devices_survive_a_kill_of_the_sending_server(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     texts = [f"saved {number}" for number in range(5)]
 
     with pair.there.process.down():
@@ -210,7 +202,7 @@ def test_messages_to_devices_survive_a_kill_of_the_sending_server(pair: Pair) ->
 
 
 def test_devices_that_came_during_an_outage_are_known_after_it(pair: Pair) -> None:
-    alice, bob, room_id = in_one_room(pair)
+    alice, bob, room_id = pair.users_in_one_room()
     upload_keys(alice)
     eventually(lambda: alice.device_id in devices_of(bob, alice), "the first device")
 

@@ -16,11 +16,6 @@ def room_with_visibility(creator: User, visibility: str, preset: str = "public_c
     return creator.create_room(preset=preset, initial_state=[state])
 
 
-def texts_in_history(user: User, room_id: str) -> list[str]:
-    found = [event["content"].get("body") for event in user.history(room_id)]
-    return [text for text in found if text is not None]
-
-
 def test_who_joins_scrolls_back_through_everything_in_order(pair: Pair) -> None:
     alice, bob = pair.users()
     room_id = alice.create_room(preset="public_chat")
@@ -30,7 +25,7 @@ def test_who_joins_scrolls_back_through_everything_in_order(pair: Pair) -> None:
 
     bob.join(room_id, alice)
 
-    assert texts_in_history(bob, room_id) == sent
+    assert bob.texts_in_history(room_id) == sent
     history = bob.history(room_id)
     assert history[0]["type"] == "m.room.create"
     assert len({event["event_id"] for event in history}) == len(history)
@@ -51,7 +46,7 @@ def test_who_joins_sees_what_was_before_as_far_as_the_room_allows(
     alice.send(room_id, "after")
     bob.see_text(room_id, "after")
 
-    assert texts_in_history(bob, room_id) == (["before", "after"] if sees else ["after"])
+    assert bob.texts_in_history(room_id) == (["before", "after"] if sees else ["after"])
     if not sees:
         with pytest.raises(Refused, match=r"M_(NOT_FOUND|FORBIDDEN)"):
             bob.event(room_id, event_id)
@@ -73,7 +68,7 @@ def test_who_was_invited_sees_what_was_said_since(
     bob.see_text(room_id, "since the join")
 
     expected = ["since the invite", "since the join"] if sees else ["since the join"]
-    assert texts_in_history(bob, room_id) == expected
+    assert bob.texts_in_history(room_id) == expected
 
 
 def test_the_context_of_an_old_message_is_complete(pair: Pair) -> None:
@@ -140,7 +135,7 @@ def test_what_was_redacted_before_stays_hidden(pair: Pair) -> None:
 
     bob.join(room_id, alice)
 
-    assert texts_in_history(bob, room_id) == ["what secret?"]
+    assert bob.texts_in_history(room_id) == ["what secret?"]
     assert bob.event(room_id, event_id)["content"] == {}
 
 
@@ -158,7 +153,7 @@ def test_a_neighbour_who_joins_later_has_the_same_history(pair: Pair) -> None:
     alice.see_text(room_id, "three")
 
     def has_it_all(user: User) -> bool:
-        return texts_in_history(user, room_id) == ["one", "two", "three"]
+        return user.texts_in_history(room_id) == ["one", "two", "three"]
 
     for user in (alice, bob, carol):
         eventually(partial(has_it_all, user), f"{user.user_id} has it all")

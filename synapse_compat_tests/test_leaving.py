@@ -2,13 +2,8 @@
 
 import pytest
 
-from synapse_compat_tests.client import Refused, User, eventually, register, same_state, shared_room
+from synapse_compat_tests.client import Refused, eventually, register, same_state, shared_room
 from synapse_compat_tests.conftest import Pair, Trio
-
-
-def texts_in_history(user: User, room_id: str) -> list[str]:
-    found = [event["content"].get("body") for event in user.history(room_id)]
-    return [text for text in found if text is not None]
 
 
 def test_who_has_left_sees_nothing_more(pair: Pair) -> None:
@@ -21,7 +16,7 @@ def test_who_has_left_sees_nothing_more(pair: Pair) -> None:
     alice.see_membership(room_id, bob, "leave")
     alice.send(room_id, "when alone")
 
-    assert texts_in_history(bob, room_id) == ["while together"]
+    assert bob.texts_in_history(room_id) == ["while together"]
     with pytest.raises(Refused, match="M_FORBIDDEN"):
         bob.send(room_id, "let me speak")
 
@@ -48,7 +43,7 @@ def test_who_comes_back_sees_what_was_missed_as_far_as_the_room_allows(
     bob.see_text(room_id, "after")
 
     expected = ["before", "missed", "after"] if sees else ["before", "after"]
-    eventually(lambda: texts_in_history(bob, room_id) == expected, f"the history {expected}")
+    eventually(lambda: bob.texts_in_history(room_id) == expected, f"the history {expected}")
 
 
 def test_a_server_comes_back_after_its_last_user_has_left(pair: Pair) -> None:

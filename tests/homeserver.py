@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as FakeReactor
 from twisted.web.http_headers import Headers
 
@@ -35,9 +34,12 @@ from homeserver.transport.http_server import HttpServer
 from homeserver.transport.outbound import Answer, RequestFailed
 from tests.contract.facts import api_of, check_response
 from tests.database import InlineDatabase
+from tests.results import result_of
 from tests.wire import Wire, parse_answer
 
 START_MS = 1_700_000_000_000
+PASSWORD = "a-long-password"
+"""Of everybody who registers without choosing one."""
 DEFAULT_CONFIG = Config(
     server=ServerSection(name=ServerName("hs.test")),
     registration=RegistrationSection(enabled=True),
@@ -204,12 +206,11 @@ class Homeserver:
             larger_bodies=self.server.larger_bodies,
             timeout_seconds=config.listen.idle_timeout_seconds,
         )
-        started = Deferred.fromCoroutine(self.server.start())
-        _result_now(started)
+        result_of(self.server.start())
 
     def stop(self) -> None:
         self.http_server.close()
-        _result_now(Deferred.fromCoroutine(self.server.stop()))
+        result_of(self.server.stop())
 
     def restart(self) -> "Homeserver":
         """The same database under a new process."""
@@ -222,6 +223,10 @@ class Homeserver:
 
     def advance(self, seconds: float) -> None:
         self.reactor.advance(seconds)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock; the monotonic clock goes on as if nothing had happened."""
+        self.clock._wall = lambda: START_MS / 1000 + self.reactor.seconds() + seconds
 
     def start_request(
         self,
@@ -266,7 +271,7 @@ class Homeserver:
         """Raises AssertionError when the server does not answer at once."""
         return self.start_request(method, path, body, **options).reply()
 
-    def register(self, username: str, password: str = "a-long-password") -> "User":
+    def register(self, username: str, password: str = PASSWORD) -> "User":
         reply = self.request(
             "POST",
             "/_matrix/client/v3/register",
@@ -292,6 +297,10 @@ class User:
         self.device_id = device_id
         self._transactions = itertools.count(1)
 
+    def at(self, homeserver: Homeserver) -> "User":
+        """The same device at a new process."""
+        return User(homeserver, self.user_id, self.token, self.device_id)
+
     def request(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
         """`path` without `/_matrix/client/v3` unless it begins with `/_matrix`."""
         return self.homeserver.request(method, _full(path), body, token=self.token, **options)
@@ -310,17 +319,15 @@ class User:
     def post(self, path: str, body: object) -> Reply:
         return self.request("POST", path, body)
 
-    def login_again(self, password: str = "a-long-password") -> "User":
-        """A second device of the same user."""
-        reply = self.homeserver.request(
-            "POST",
-            "/_matrix/client/v3/login",
-            {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": self.user_id},
-                "password": password,
-            },
-        )
+    def proof(self, password: str = PASSWORD, **more: Any) -> dict[str, Any]:
+        """Return what logging in and interactive authentication take of who has the password."""
+        identifier = {"type": "m.id.user", "user": self.user_id}
+        return {"type": "m.login.password", "identifier": identifier, "password": password, **more}
+
+    def login_again(self, password: str = PASSWORD, **more: Any) -> "User":
+        """A second device of the same user; `more` may name its id."""
+        body = self.proof(password, **more)
+        reply = self.homeserver.request("POST", "/_matrix/client/v3/login", body)
         assert reply.status == 200, reply.json
         return User(
             self.homeserver, self.user_id, reply.json["access_token"], reply.json["device_id"]
@@ -331,8 +338,22 @@ class User:
         assert reply.status == 200, reply.json
         return str(reply.json["room_id"])
 
+    def meet(self, *guests: "User", **room: Any) -> str:
+        """Make a public room that the guests are in."""
+        room_id = self.create_room(preset="public_chat", **room)
+        for guest in guests:
+            reply = guest.join(room_id)
+            assert reply.status == 200, reply.json
+        return room_id
+
     def join(self, room_id: str) -> Reply:
         return self.post(f"/rooms/{quote(room_id)}/join", {})
+
+    def act(self, room_id: str, action: str, target: "User | None" = None) -> None:
+        """Leave, forget and the like; kick, ban and the like, if there is a target."""
+        body = {} if target is None else {"user_id": target.user_id}
+        reply = self.post(f"/rooms/{quote(room_id)}/{action}", body)
+        assert reply.status == 200, reply.json
 
     def send(self, room_id: str, text: str, txn_id: str | None = None) -> str:
         return self.send_event(
@@ -357,12 +378,3 @@ class User:
 
 def _full(path: str) -> str:
     return path if path.startswith("/_") else f"/_matrix/client/v3{path}"
-
-
-def _result_now(deferred: "Deferred[Any]") -> Any:
-    results: list[Any] = []
-    deferred.addBoth(results.append)
-    assert results, "it should have finished at once"
-    if hasattr(results[0], "raiseException"):
-        results[0].raiseException()
-    return results[0]

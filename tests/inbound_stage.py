@@ -1,10 +1,10 @@
 """A homeserver with one room, and simulated servers whose events are fed to its engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 
 from homeserver.core.errors import SignatureInvalid
 from homeserver.core.events import Event
@@ -13,7 +13,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.core.policy_servers import PolicyServer
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.engine.event_placing import Outcome
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.own_server import OwnServer
 from homeserver.engine.remote_rooms import RemoteRooms, make_remote_rooms
 from homeserver.engine.remote_server import RemoteServer
@@ -22,6 +22,7 @@ from homeserver.storage import events
 from homeserver.storage.events import decode_event_id, encode_event_id
 from tests.database import InlineDatabase
 from tests.homeserver import Homeserver, User, key_of
+from tests.results import result_of
 from tests.simulated_server import SimulatedServer, StateIDMap, verify
 
 P = ParamSpec("P")
@@ -31,15 +32,6 @@ ENGINE_VERSIONS = ("1", "2", "3", "6", "9", "10", "11", "12")
 GRAPH_VERSIONS = ("1", "2", "11", "12")
 """Each state resolution algorithm, and both ways of naming parents."""
 OWN_KEYS = {"hs.test": key_of(ServerName("hs.test"))}
-
-
-def result_of(deferred: "Deferred[Any]") -> Any:
-    results: list[Any] = []
-    deferred.addBoth(results.append)
-    assert results, "it should have finished at once"
-    if hasattr(results[0], "raiseException"):
-        results[0].raiseException()
-    return results[0]
 
 
 class StageThreads(InlineThreads):
@@ -69,6 +61,24 @@ class NobodyPolices:
         raise AssertionError(f"{server.name} is asked to sign {event}")
 
 
+def make_rooms(homeserver: Homeserver, threads: InlineThreads) -> RemoteRooms:
+    """What takes in other servers' events, of which signatures by `OWN_KEYS` are enough."""
+    server = homeserver.server
+    return make_remote_rooms(
+        OwnServer(ServerName("hs.test"), OWN_KEYS["hs.test"], homeserver.clock),
+        homeserver.database,
+        server.live_rooms,
+        server.changes,
+        server.commit_loop,
+        server.dictionary,
+        server.states,
+        server.background,
+        SimulatedKeys(),
+        NobodyPolices(),
+        threads,
+    )
+
+
 class Stage:
     """`alice` has made a public room; `remote` knows all of it."""
 
@@ -87,39 +97,21 @@ class Stage:
         room.setdefault("preset", "public_chat")
         self.room_id = RoomID(self.alice.create_room(room_version=version, **room))
         self.threads = StageThreads()
-        self.rooms = self._make_rooms()
+        self.rooms = make_rooms(self.homeserver, self.threads)
         self.inbound = self.rooms.inbound
         self.remote = self.server("remote.test")
-
-    def _make_rooms(self) -> RemoteRooms:
-        server = self.homeserver.server
-        return make_remote_rooms(
-            OwnServer(ServerName("hs.test"), OWN_KEYS["hs.test"], self.homeserver.clock),
-            self.homeserver.database,
-            server.live_rooms,
-            server.changes,
-            server.commit_loop,
-            server.dictionary,
-            server.states,
-            server.background,
-            verified,
-            NobodyPolices(),
-            self.threads,
-        )
 
     def restart(self) -> None:
         now = self.homeserver.reactor.seconds()
         self.homeserver = self.homeserver.restart()
         self.homeserver.advance(now)
         self.alice.homeserver = self.homeserver
-        self.rooms = self._make_rooms()
+        self.rooms = make_rooms(self.homeserver, self.threads)
         self.inbound = self.rooms.inbound
 
     @property
     def room(self) -> LiveRoom:
-        room = result_of(
-            Deferred.fromCoroutine(self.homeserver.server.live_rooms.find(self.room_id))
-        )
+        room = result_of(self.homeserver.server.live_rooms.find(self.room_id))
         assert isinstance(room, LiveRoom)
         return room
 
@@ -148,9 +140,22 @@ class Stage:
 
     def feed_pdu(self, pdu: JsonObject, source: RemoteServer | None = None) -> Outcome:
         receiving = self.inbound.receive(source or self.remote, self.room_id, pdu)
-        outcome = result_of(Deferred.fromCoroutine(receiving))
-        assert isinstance(outcome, Outcome)
-        return outcome
+        return result_of(receiving)
+
+    def set_level(self, user_id: str, level: int) -> None:
+        path = f"/rooms/{quote(self.room_id)}/state/m.room.power_levels"
+        levels: Any = self.alice.get(path).json
+        levels["users"][user_id] = level
+        assert self.alice.put(path, levels).status == 200
+        self.share(self.remote)
+
+    def joined(self, localpart: str, level: int = 0) -> str:
+        """Return a remote user who has joined, and has a level."""
+        user_id = self.remote.user(localpart)
+        self.feed(self.remote.join(user_id))
+        if level:
+            self.set_level(user_id, level)
+        return user_id
 
     def tips(self) -> set[EventID]:
         return {tip.event_id for tip in self.room.tips}
@@ -158,9 +163,7 @@ class Stage:
     def state(self) -> StateIDMap:
         """The room's current state as memory has it."""
         room = self.room
-        slots = result_of(
-            Deferred.fromCoroutine(self.homeserver.server.dictionary.name_slots(list(room.state)))
-        )
+        slots = result_of(self.homeserver.server.dictionary.name_slots(list(room.state)))
         rows = self._rows(
             "SELECT event_nid, event_id FROM events WHERE room_nid = %s", room.room_nid
         )
@@ -200,12 +203,22 @@ class Stage:
         return body["next_batch"], [e["event_id"] for part in parts for e in part.get("events", [])]
 
 
-def verified(event: Event) -> Deferred[None]:
+class SimulatedKeys:
+    """The keys of simulated servers."""
+
+    async def verify_events(self, events: Sequence[Event]) -> list[SignatureInvalid | None]:
+        return [_verdict(event) for event in events]
+
+    def expect(self, servers: Collection[ServerName]) -> None:
+        """There is nothing to be learnt."""
+
+
+def _verdict(event: Event) -> SignatureInvalid | None:
     try:
         verify(event, OWN_KEYS)
     except SignatureInvalid as error:
-        return fail(error)
-    return succeed(None)
+        return error
+    return None
 
 
-__all__ = ["ENGINE_VERSIONS", "GRAPH_VERSIONS", "Outcome", "Stage", "events", "verified"]
+__all__ = ["ENGINE_VERSIONS", "GRAPH_VERSIONS", "Outcome", "SimulatedKeys", "Stage", "events"]

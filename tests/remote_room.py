@@ -4,22 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
-
 from homeserver.core.events import Event, make_event
-from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID
+from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.core.state_resolution_v2 import auth_chain_of
 from homeserver.engine.event_placing import Outcome
-from homeserver.engine.live_rooms import LiveRoom
-from homeserver.engine.own_server import OwnServer
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.remote_joins import PartialJoin
-from homeserver.engine.remote_rooms import RemoteRooms, make_remote_rooms
 from homeserver.engine.remote_server import RemoteServer
 from homeserver.services.passwords import InlineThreads
 from tests.homeserver import Homeserver, User
-from tests.inbound_stage import OWN_KEYS, NobodyPolices, result_of, verified
+from tests.inbound_stage import OWN_KEYS, make_rooms
+from tests.results import result_of
 from tests.simulated_server import SimulatedServer, key_of
 
 
@@ -66,30 +63,14 @@ class RemoteStage:
         self.alice: User = homeserver.register("alice")
         self.remote = begin_room(version, **room)
         self.creator = self.remote.user("creator")
-        self.rooms = self._make_rooms()
-
-    def _make_rooms(self) -> RemoteRooms:
-        server = self.homeserver.server
-        return make_remote_rooms(
-            OwnServer(ServerName("hs.test"), OWN_KEYS["hs.test"], self.homeserver.clock),
-            self.homeserver.database,
-            server.live_rooms,
-            server.changes,
-            server.commit_loop,
-            server.dictionary,
-            server.states,
-            server.background,
-            verified,
-            NobodyPolices(),
-            InlineThreads(),
-        )
+        self.rooms = make_rooms(self.homeserver, InlineThreads())
 
     def restart(self) -> None:
         now = self.homeserver.reactor.seconds()
         self.homeserver = self.homeserver.restart()
         self.homeserver.advance(now)
         self.alice.homeserver = self.homeserver
-        self.rooms = self._make_rooms()
+        self.rooms = make_rooms(self.homeserver, InlineThreads())
 
     @property
     def room_id(self) -> RoomID:
@@ -103,12 +84,10 @@ class RemoteStage:
 
     def find_room(self) -> LiveRoom | None:
         live_rooms = self.homeserver.server.live_rooms
-        found = result_of(Deferred.fromCoroutine(live_rooms.find(self.room_id)))
-        assert found is None or isinstance(found, LiveRoom)
-        return found
+        return result_of(live_rooms.find(self.room_id))
 
     def do(self, coroutine: Any) -> Any:
-        return result_of(Deferred.fromCoroutine(coroutine))
+        return result_of(coroutine)
 
     def make_member(self, user: User, membership: str, **more: Any) -> Event:
         """An event of membership that our server has signed."""

@@ -243,12 +243,14 @@ def check_content_hash(event: Event) -> bool:
     """Tell whether the content is what was signed; if not, only the redacted event is."""
     hashes = event.pdu["hashes"]
     claimed = hashes.get("sha256") if isinstance(hashes, dict) else None
-    try:
-        claimed_hash = decode_base64(claimed) if isinstance(claimed, str) else b""
+    hashed = _encode_part(event.room_version, _hashed_part(event.pdu))
+    digest = hashlib.sha256(hashed).digest()
+    if claimed == encode_base64(digest):
+        return True
+    try:  # it may be written in another way
+        return isinstance(claimed, str) and decode_base64(claimed) == digest
     except ValueError:
         return False
-    hashed = _encode_part(event.room_version, _hashed_part(event.pdu))
-    return claimed_hash == hashlib.sha256(hashed).digest()
 
 
 def _hashed_part(pdu: JsonObject) -> JsonObject:
@@ -280,7 +282,7 @@ def required_signers(event: Event) -> frozenset[ServerName]:
             signers.add(server_name_of(authorizer))
     if event.room_version.event_id_format is EventIDFormat.DOMAIN:
         signers.add(server_name_of(event.event_id))
-    return frozenset(name for name in signers if name is not None)
+    return frozenset([name for name in signers if name is not None])
 
 
 def compute_event_id(version: RoomVersion, pdu: JsonObject) -> EventID:

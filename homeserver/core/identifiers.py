@@ -79,6 +79,7 @@ def parse_room_id(text: str) -> RoomID:
     return RoomID(text)
 
 
+@lru_cache(maxsize=16_384)
 def parse_event_id(text: str) -> EventID:
     """Accept an event id of any room version; it is opaque from version 3 on."""
     _check_shape(text, "$", "event id")

@@ -32,6 +32,7 @@ SIGNATURE_BYTES = 64
 
 _KEY_ID = re.compile(r"ed25519:[A-Za-z0-9_]+")
 _FROM_URLSAFE = str.maketrans("-_", "+/")
+_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class SigningKey:
@@ -105,7 +106,7 @@ def encode_base64(data: bytes) -> str:
 
 
 def encode_base64_urlsafe(data: bytes) -> str:
-    return encode_base64(data).replace("+", "-").replace("/", "_")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URLSAFE).rstrip(b"=").decode()
 
 
 def decode_base64(text: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from twisted.internet.defer import CancelledError
 
 from homeserver.core.identifiers import RoomID, ServerName, server_name_of
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_room import MEMBER
 from homeserver.engine.push_groups import KEPT_ROWS, PushGroups
 from homeserver.engine.received_rows import ReceivedRows
 from homeserver.engine.room_change import RoomChange

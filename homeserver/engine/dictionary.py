@@ -56,11 +56,13 @@ class Dictionary:
 
     async def name_slots(self, slot_nids: Sequence[int]) -> dict[int, Slot]:
         """Return (type, state key) by slot number."""
-        missing = [nid for nid in slot_nids if nid not in self._slot_names]
+        names = {nid: self._slot_names.get(nid) for nid in slot_nids}
+        missing = [nid for nid, slot in names.items() if slot is None]
         if missing:
             named = await self._db.read(dictionaries.list_slots, missing)
             self._remember_slots({slot: nid for nid, slot in named.items()})
-        return {nid: self._slot_names[nid] for nid in slot_nids}
+            names |= named
+        return {nid: slot for nid, slot in names.items() if slot is not None}
 
     def _remember_slots(self, slots: dict[Slot, int]) -> None:
         self._slots |= slots

@@ -12,7 +12,8 @@ from homeserver.core.errors import EventMalformed, EventRejected
 from homeserver.core.identifiers import DeviceID, EventID, RoomID, UserID
 from homeserver.engine.commit_loop import CommitLoop
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.policed_events import PolicedEvents
 from homeserver.engine.policy_checks import policy_server_of

@@ -16,7 +16,7 @@ from homeserver.core.events import Event, restore_event
 from homeserver.core.identifiers import EventID
 from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.auth_chains import Citations, CountedChain, TooFarToWalk
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.storage import event_graph
 from homeserver.storage.database import Database
@@ -133,29 +133,30 @@ class EventGraph:
 
     async def load(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
         """Return those of the events that are stored in this room. Raises TooFarToWalk."""
-        graph = self._graph(room)
+        found = self.find(room, event_ids)
         missing: list[bytes] = []
         for event_id in event_ids:
-            if event_id not in graph.by_id:
+            if event_id not in found:
                 stored_id = _encode(room.version, event_id)
                 if stored_id is not None:
                     missing.append(stored_id)
         for some in _portions(missing):
-            self._check_size(graph)
-            self._take_in(room, await self._db.read(event_graph.list_by_id, room.room_nid, some))
-        return {
-            event_id: graph.by_id[event_id] for event_id in event_ids if event_id in graph.by_id
-        }
+            self._check_size(self._graph(room))
+            rows = await self._db.read(event_graph.list_by_id, room.room_nid, some)
+            found |= {node.event.event_id: node for node in self._take_in(room, rows)}
+        return found | self.find(room, event_ids)  # what has left meanwhile, and what has come
 
     async def load_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
         """Return those of the events that are stored in this room. Raises TooFarToWalk."""
-        graph = self._graph(room)
-        missing = [number for number in numbers if number not in graph.by_nid]
+        by_nid = self._graph(room).by_nid
+        found = {number: by_nid[number] for number in numbers if number in by_nid}
+        missing = [number for number in numbers if number not in found]
         for some in _portions(missing):
-            self._check_size(graph)
+            self._check_size(self._graph(room))
             rows = await self._db.read(event_graph.list_by_number, room.room_nid, some)
-            self._take_in(room, rows)
-        return {number: graph.by_nid[number] for number in numbers if number in graph.by_nid}
+            found |= {node.event_nid: node for node in self._take_in(room, rows)}
+        by_nid = self._graph(room).by_nid  # what is in `found` may have left, or changed
+        return found | {number: by_nid[number] for number in numbers if number in by_nid}
 
     async def load_citations(self, room: LiveRoom, numbers: Collection[int], above: int) -> None:
         """Bring what these events cite into memory, and as much again of what follows.
@@ -173,6 +174,8 @@ class EventGraph:
         self, room: LiveRoom, event_ids: Collection[EventID]
     ) -> dict[EventID, StatePlace]:
         """Return number, slot and flags of those of the events that are stored in this room."""
+        if not event_ids:
+            return {}
         stored_ids = [_encode(room.version, event_id) for event_id in event_ids]
         rows = await self._db.read(
             event_graph.list_state_places, room.room_nid, [i for i in stored_ids if i is not None]
@@ -217,6 +220,13 @@ class EventGraph:
             event_graph.list_ids_elsewhere, room.room_nid, [i for i in stored_ids if i is not None]
         )
         return {decode_event_id(room.version, stored_id) for stored_id in found}
+
+    def mark(self, room: LiveRoom) -> object:
+        """Return what tells later whether all that was stored since is in memory."""
+        return self._graph(room).by_id
+
+    def has_all_since(self, room: LiveRoom, mark: object) -> bool:
+        return self._graph(room).by_id is mark
 
     def find(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
         """Return those of the events that are in memory: also what was stored a moment ago."""
@@ -292,21 +302,27 @@ class EventGraph:
         self._graphs.move_to_end(room.room_nid)
         return graph
 
-    def _take_in(self, room: LiveRoom, rows: Iterable[GraphEvent]) -> None:
+    def _take_in(self, room: LiveRoom, rows: Iterable[GraphEvent]) -> list[Node]:
         graph = self._graph(room)
+        nodes = []
         for row in rows:
             event_id = decode_event_id(room.version, row.event_id)
-            graph.add(
-                Node(
-                    restore_event(room.version, event_id, row.pdu),
-                    row.event_nid,
-                    row.flags,
-                    row.state_before,
-                    row.state_after,
-                    row.prev_events,
-                    row.auth_events,
-                )
+            newer = graph.by_id.get(event_id)
+            if newer is not None:  # committed since it was read, perhaps
+                nodes.append(newer)
+                continue
+            node = Node(
+                restore_event(room.version, event_id, row.pdu),
+                row.event_nid,
+                row.flags,
+                row.state_before,
+                row.state_after,
+                row.prev_events,
+                row.auth_events,
             )
+            graph.add(node)
+            nodes.append(node)
+        return nodes
 
     def make_space(self, room: LiveRoom) -> None:
         """Let what is too much go; only between two events of the room."""

@@ -20,7 +20,7 @@ from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.event_rows import will_store
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.missing_events import MissingEvents
 from homeserver.engine.not_loaded import Wanted
 from homeserver.engine.received_events import (

@@ -12,7 +12,7 @@ from homeserver.engine.event_graph import Node
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.room_change import RoomChange
 from homeserver.engine.timeline_event import TimelineEvent
-from homeserver.storage.event_graph import MissingParent
+from homeserver.storage.event_graph import MissingParent, StatePlace
 from homeserver.storage.events import NewEvent, encode_event_id
 
 
@@ -103,3 +103,7 @@ def node_of(event: Event, row: NewEvent) -> Node:
         row.prev_events,
         row.auth_events,
     )
+
+
+def place_of(row: NewEvent) -> StatePlace:
+    return StatePlace(row.event_id, row.event_nid, row.slot_nid, row.flags)

@@ -25,10 +25,12 @@ from homeserver.background import Background
 from homeserver.core.errors import MissingEvent
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, RoomID
-from homeserver.core.json_types import JsonObject
+from homeserver.core.json_types import JsonObject, JsonValue
+from homeserver.core.policy_servers import POLICY_KEY_ID, PolicyServer, add_policy_signature
 from homeserver.engine.auth_chains import TooFarToWalk
 from homeserver.engine.event_placing import EventPlacing, Outcome
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.kept_answers import KeptAnswers
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.missing_events import MissingEvents
 from homeserver.engine.pdu_checks import PDUChecks
 from homeserver.engine.policy_checks import Judged, Opinion, PolicyChecks, policy_server_of
@@ -53,6 +55,16 @@ class CannotDecide(Exception):
     """What an event builds upon cannot be had now: it is dropped, and may be sent again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What a policy server says of an event, to be kept without the event itself."""
+
+    opinion: Opinion
+    server: PolicyServer
+    signature: JsonValue
+    """None: the event had it, or it has none."""
+
+
 @dataclass(eq=False, slots=True)
 class _Arrival:
     source: RecordedServer
@@ -60,12 +72,13 @@ class _Arrival:
     is_unwanted: bool = False
     is_alone: bool = False
     """It is not placed together with those after it."""
-    judged: dict[EventID, Judged] = field(default_factory=dict)
-    """What the policy server says of events between it and what is known."""
+    judged: dict[EventID, _Verdict] = field(default_factory=dict)
+    """Of events between it and what is known."""
     answered: Deferred[Outcome | Exception] = field(default_factory=Deferred)
     """Failures too are its results: nobody may ever come to await it."""
 
     def answer(self, answer: Outcome | Exception) -> None:
+        self.source.forget()
         if not self.answered.called:
             self.answered.callback(answer)
 
@@ -108,6 +121,8 @@ class InboundEvents:
         self._writer = writer
         self._background = background
         self._queues: dict[RoomID, _Queue] = {}
+        self.kept = KeptAnswers()
+        """Of the servers of all events that have no answer yet."""
 
     async def receive(self, source: RemoteServer, room_id: RoomID, pdu: JsonObject) -> Outcome:
         """Check one event and take it in. `source` is asked for what is missing.
@@ -117,7 +132,7 @@ class InboundEvents:
         """
         room = await self._writer.find_room(room_id)
         event = await self._checks.check(room, pdu)  # 1, 2, 3
-        arrival = _Arrival(RecordedServer(source, _MAX_REQUESTS), event)
+        arrival = self._arrive(source, room_id, event)
         if policy_server_of(room) is not None:
             await self._judge(room, [arrival])
         self._enqueue(room_id, [arrival])
@@ -139,7 +154,7 @@ class InboundEvents:
             return [unknown for _ in pdus]
         checked = await self._checks.check_each(room, pdus)
         arrivals = {
-            place: _Arrival(RecordedServer(source, _MAX_REQUESTS), found)
+            place: self._arrive(source, room_id, found)
             for place, found in enumerate(checked)
             if isinstance(found, Event)
         }
@@ -156,6 +171,9 @@ class InboundEvents:
             else:
                 answers.append(found)
         return answers
+
+    def _arrive(self, source: RemoteServer, room_id: RoomID, event: Event) -> _Arrival:
+        return _Arrival(RecordedServer(source, room_id, _MAX_REQUESTS, self.kept), event)
 
     async def _judge(self, room: LiveRoom, arrivals: Sequence[_Arrival]) -> None:
         judged = await self._policy.judge(room, [arrival.event for arrival in arrivals])
@@ -292,18 +310,33 @@ class InboundEvents:
     async def _judge_ancestors(
         self, room: LiveRoom, arrival: _Arrival, ancestors: Sequence[Event]
     ) -> list[Judged]:
-        if policy_server_of(room) is None:
+        server = policy_server_of(room)
+        if server is None:
             return [Judged(ancestor, Opinion.RECOMMENDED) for ancestor in ancestors]
         judged = arrival.judged
         new = [ancestor for ancestor in ancestors if ancestor.event_id not in judged]
 
         async def ask() -> None:
-            for found in await self._policy.judge(room, new):
-                judged[found.event.event_id] = found
+            for ancestor, found in zip(new, await self._policy.judge(room, new), strict=True):
+                is_signed = found.event is not ancestor
+                signature = _policy_signature(found.event, server) if is_signed else None
+                judged[ancestor.event_id] = _Verdict(found.opinion, server, signature)
 
         if new:
             raise Unanswered(ask)
-        return [judged[ancestor.event_id] for ancestor in ancestors]
+        return [_judged(ancestor, judged[ancestor.event_id]) for ancestor in ancestors]
+
+
+def _policy_signature(event: Event, server: PolicyServer) -> JsonValue:
+    signatures = event.pdu.get("signatures")
+    by_server = signatures.get(server.name) if isinstance(signatures, dict) else None
+    return by_server.get(POLICY_KEY_ID) if isinstance(by_server, dict) else None
+
+
+def _judged(event: Event, verdict: _Verdict) -> Judged:
+    if isinstance(verdict.signature, str):
+        event = add_policy_signature(event, verdict.server, verdict.signature)
+    return Judged(event, verdict.opinion)
 
 
 def _first_run(lane: _Lane) -> list[_Arrival]:

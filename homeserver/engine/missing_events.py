@@ -13,7 +13,7 @@ from homeserver.core.identifiers import EventID
 from homeserver.core.state_map import State
 from homeserver.engine.authorizing_events import MAX_AUTH_CHAIN, AuthorizingEvents
 from homeserver.engine.event_graph import EventGraph
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.pdu_checks import PDUChecks
 from homeserver.engine.remote_server import RemoteFailure, RemoteServer
 from homeserver.engine.state_at_event import StateAtEvent

@@ -17,7 +17,8 @@ from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.engine.commit_loop import CommitLoop, Committed
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.members import next_member
 from homeserver.engine.own_server import OwnServer
 from homeserver.engine.pdu_checks import PDUChecks

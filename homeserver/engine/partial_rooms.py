@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 from homeserver.clock import Clock, cancel_call
 from homeserver.core.identifiers import EventID, RoomID, ServerName, UserID
 from homeserver.core.room_versions import ROOM_VERSIONS
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import ServiceUnavailable
 from homeserver.storage import partial_state
 from homeserver.storage.database import Database

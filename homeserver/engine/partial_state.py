@@ -7,7 +7,7 @@ until one commit gives it all of them, with the state of everything that has com
 from homeserver.core.errors import EventRejected, MissingEvent
 from homeserver.core.identifiers import RoomID
 from homeserver.engine.auth_chains import TooFarToWalk
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.partial_rooms import PartialRoom, PartialRooms
 from homeserver.engine.recalculation import Recalculated, Recalculation
 from homeserver.engine.received_events import Moved

@@ -26,7 +26,7 @@ from homeserver.core.policy_servers import (
     is_signed_by,
 )
 from homeserver.engine.event_graph import EventGraph
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.errors import MatrixError, PolicyRefused
 from homeserver.storage.events import OUTLIER
 

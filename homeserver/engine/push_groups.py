@@ -29,7 +29,8 @@ from homeserver.core.push_rules import PushRule, PushRuleKind, Ruleset
 from homeserver.core.relations import ANNOTATION, REPLACE, THREAD, find_relation
 from homeserver.engine.audience import Audience, Notified, Verdict
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.room_change import RoomChange
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.storage import notifications

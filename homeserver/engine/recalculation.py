@@ -14,7 +14,7 @@ from homeserver.core.state_map import State
 from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph, Node
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.policy_checks import lacks_signature
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore

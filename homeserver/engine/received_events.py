@@ -18,7 +18,7 @@ from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import Node
 from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.room_change import EventTemplate, RoomChange, RoomChanges
 from homeserver.engine.state_at_event import StateAtEvent
@@ -120,11 +120,11 @@ class ReceivedEvents:
 
     def take_in_outliers(
         self, change: RoomChange, outliers: Sequence[Outlier], known: Mapping[EventID, int]
-    ) -> list[Node]:
+    ) -> list[NewEvent]:
         """Store events, each after those it cites. `known` numbers what is stored of those."""
         change.stay_out()
         numbers = dict(known)
-        nodes = []
+        rows = []
         for outlier in outliers:
             event = outlier.event
             row = make_row(
@@ -136,10 +136,10 @@ class ReceivedEvents:
                 flags=OUTLIER | (REJECTED if outlier.is_rejected else 0),
                 auth_events=[numbers[auth_id] for auth_id in event.auth_events],
             )
-            change.event_rows.append(row)
             numbers[event.event_id] = row.event_nid
-            nodes.append(node_of(event, row))
-        return nodes
+            rows.append(row)
+        change.event_rows += rows
+        return rows
 
     def take_in(self, change: RoomChange, received: ReceivedEvent) -> Taken:
         """Give an event its place.

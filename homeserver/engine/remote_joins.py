@@ -8,13 +8,16 @@ commit, and of what a crash leaves behind before that, nobody is shown anything.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from twisted.internet.defer import Deferred
+
+from homeserver.background import both
 from homeserver.core.errors import EventMalformed, EventRejected, MissingEvent, SignatureInvalid
 from homeserver.core.events import Event
 from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.event_graph import EventGraph, Node
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.pdu_checks import PDUChecks
 from homeserver.engine.remote_server import CountedServer, RemoteServer
 from homeserver.engine.room_change import RoomChange
@@ -94,9 +97,14 @@ class RemoteJoins:
             source = CountedServer(source, _MAX_REQUESTS)
             try:
                 checked = await self._checks.check(room, join.pdu)  # 1
-                before = await self._told.take_in(
-                    room, source, state, auth_chain, leaving_out=checked.event_id
-                )  # 2
+                before, _ = await both(  # 2
+                    Deferred.fromCoroutine(
+                        self._told.take_in(
+                            room, source, state, auth_chain, leaving_out=checked.event_id
+                        )
+                    ),
+                    Deferred.fromCoroutine(self._writer.number([checked])),
+                )
                 cited = await self._told.check_join(  # 3
                     room, source, checked, before.state, lacks_members=partial is not None
                 )
@@ -112,7 +120,9 @@ class RemoteJoins:
         cited: Sequence[Node],
         partial: PartialJoin | None,
     ) -> None:
-        nodes = await self._graph.load(room, join.prev_events)
+        nodes = await self._graph.load(room, [join.event_id, *join.prev_events])
+        if join.event_id in nodes:  # stored with what cites it
+            raise JoinRefused("the state before the join cites the join")
         parents = {i: node for i, node in nodes.items() if not node.is_outlier}
         entry = Entry(
             join,

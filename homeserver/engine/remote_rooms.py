@@ -16,7 +16,7 @@ from homeserver.engine.out_of_band import OutOfBand, OutOfBandWriter
 from homeserver.engine.own_server import OwnServer
 from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.partial_state import PartialStates
-from homeserver.engine.pdu_checks import PDUChecks, VerifySignatures
+from homeserver.engine.pdu_checks import EventSignatures, PDUChecks
 from homeserver.engine.policed_events import PolicedEvents
 from homeserver.engine.policy_checks import PolicyChecks, PolicySigners
 from homeserver.engine.recalculation import Recalculation
@@ -61,13 +61,13 @@ def make_remote_rooms(
     dictionary: Dictionary,
     states: StateStore,
     background: Background,
-    verify_signatures: VerifySignatures,
+    signatures: EventSignatures,
     policy_signers: PolicySigners,
     threads: Threads,
 ) -> RemoteRooms:
     graph = EventGraph(database)
     policy = PolicyChecks(graph, policy_signers)
-    checks = PDUChecks(verify_signatures)
+    checks = PDUChecks(signatures)
     state_at = StateAtEvent(live_rooms, states, graph, dictionary, threads)
     received = ReceivedEvents(changes, dictionary, states, state_at)
     writer = RoomWriter(live_rooms, commit_loop, dictionary, graph, state_at)
@@ -77,7 +77,7 @@ def make_remote_rooms(
     inbound = InboundEvents(checks, missing, placing, writer, policy, background)
 
     entrance = RoomEntrance(database, live_rooms)
-    told = ToldStates(checks, authorizing, graph, dictionary, states, state_at)
+    told = ToldStates(checks, authorizing, graph, states, state_at)
     takeover = StateTakeover(own.name, changes, dictionary, states, state_at, graph)
     partial_rooms = PartialRooms(database, live_rooms, own.clock)
     recalculation = Recalculation(graph, authorizing, dictionary, states, state_at)
@@ -90,7 +90,7 @@ def make_remote_rooms(
         partial=PartialStates(database, partial_rooms, told, recalculation, takeover, writer),
         out_of_band=OutOfBand(own, database, live_rooms, checks, outside),
         resident=ResidentRoom(own, live_rooms, inbound),
-        served=ServedEvents(database, live_rooms, states, graph),
+        served=ServedEvents(database, live_rooms, dictionary, states, graph),
         visibility=ServerVisibility(database, live_rooms, states, dictionary, graph),
         backfill=Backfill(database, checks, policy, placing, writer),
         policy=policy,

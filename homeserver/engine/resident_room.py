@@ -16,7 +16,8 @@ from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.dictionary import Slot
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import InboundEvents
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.own_server import OwnServer
 from homeserver.engine.remote_server import RemoteServer
 from homeserver.errors import Forbidden, NotFound

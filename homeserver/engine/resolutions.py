@@ -34,7 +34,7 @@ from homeserver.engine.auth_chains import (
 )
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import EventGraph, GraphView, Node
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.metrics import RESOLUTION_EVENTS, RESOLUTION_STEPS
 

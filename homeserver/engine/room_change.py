@@ -20,7 +20,7 @@ from homeserver.core.signing import SigningKey
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.audience import Notified
 from homeserver.engine.dictionary import Dictionary, Slot
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.members import Member, next_member
 from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.received_rows import ReceivedRows

@@ -11,11 +11,13 @@ from twisted.internet.defer import DeferredLock
 
 from homeserver.core.identifiers import RoomID
 from homeserver.core.room_versions import RoomVersion
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.members import Member
 from homeserver.errors import BadRequest
 from homeserver.storage import memberships, rooms
 from homeserver.storage.database import Database
+from homeserver.storage.memberships import MemberOfRoom
 from homeserver.storage.query import Txn
 from homeserver.storage.rooms import KnownRoom
 
@@ -50,10 +52,10 @@ class RoomEntrance:
                 self._locks.pop(room_id, None)
 
     async def _begin(self, room_id: RoomID, version: RoomVersion) -> LiveRoom:
-        known = await self._db.run(begin_txn, room_id, version.id)
+        known, members = await self._db.run(begin_txn, room_id, version.id)
         _check_version(known.room_version, version)
         room = LiveRoom(known.room_nid, room_id, version)
-        for member in await self._db.read(memberships.list_members, room.room_nid):
+        for member in members:
             room.set_member(
                 member.user_id,
                 Member(
@@ -67,13 +69,14 @@ class RoomEntrance:
         return room
 
 
-def begin_txn(txn: Txn, room_id: RoomID, room_version: str) -> KnownRoom:
+def begin_txn(txn: Txn, room_id: RoomID, room_version: str) -> tuple[KnownRoom, list[MemberOfRoom]]:
+    """Return the room and whom is known to be invited, say, or to have been there."""
     room_nid = rooms.insert_room(txn, room_id, room_version)
     if room_nid is not None:
-        return KnownRoom(room_nid, room_version)
+        return KnownRoom(room_nid, room_version), []
     known = rooms.find_room(txn, room_id)
     assert known is not None, "rooms are not deleted while the server runs"
-    return known
+    return known, memberships.list_members(txn, known.room_nid)
 
 
 def _check_version(known: str, version: RoomVersion) -> None:

@@ -7,7 +7,8 @@ from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.commit_loop import Build, CommitLoop
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.not_loaded import NotLoaded
 from homeserver.engine.received_events import Moved
 from homeserver.engine.state_at_event import StateAtEvent
@@ -36,7 +37,7 @@ class RoomWriter:
 
         Raises Moved when an event must be prepared again, DatabaseUnavailable, NotFound.
         """
-        await self._number(events)
+        await self.number(events)
         for _ in range(_MAX_TRIES):
             room = self._live_rooms.find_loaded(room_id) or await self.find_room(room_id)
             try:
@@ -59,7 +60,8 @@ class RoomWriter:
             raise NotFound("Unknown room")
         return room
 
-    async def _number(self, events: Sequence[Event]) -> None:
+    async def number(self, events: Sequence[Event]) -> None:
+        """Give numbers to what these events name, ahead of `write`."""
         users = [event.sender for event in events]
         users += [UserID(e.state_key) for e in events if e.type == MEMBER and e.state_key]
         slots = [(e.type, e.state_key) for e in events if e.state_key is not None]
@@ -72,4 +74,4 @@ class RoomWriter:
             await self._dictionary.ensure([missing.user], [], [])
             await self._live_rooms.load_members(room, [missing.user])
         else:
-            await self._number(events)
+            await self.number(events)

@@ -9,18 +9,24 @@ own id, or by that of an event that names them as a parent.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from twisted.internet.defer import Deferred
+
+from homeserver.background import both
 from homeserver.core.events import redact_event, restore_event
 from homeserver.core.identifiers import EventID, RoomID
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
+from homeserver.core.state_map import State
+from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.remote_server import StateIDs
 from homeserver.engine.state_store import StateStore
 from homeserver.errors import NotFound
 from homeserver.storage import events, served_events
 from homeserver.storage.database import Database
 from homeserver.storage.events import OUTLIER, decode_event_id, encode_event_id
-from homeserver.storage.served_events import PDURow, ServedRow
+from homeserver.storage.served_events import ServedRow
 
 MAX_BACKFILL = 100
 MAX_MISSING = 20
@@ -51,9 +57,15 @@ class ServedState:
 
 class ServedEvents:
     def __init__(
-        self, database: Database, live_rooms: LiveRooms, states: StateStore, graph: EventGraph
+        self,
+        database: Database,
+        live_rooms: LiveRooms,
+        dictionary: Dictionary,
+        states: StateStore,
+        graph: EventGraph,
     ) -> None:
         self._db = database
+        self._dictionary = dictionary
         self._live_rooms = live_rooms
         self._states = states
         self._graph = graph
@@ -65,21 +77,25 @@ class ServedEvents:
 
         omit_members  leave out member events but those of these users
         """
-        room, numbers = await self._state_numbers(room_id, event_id)
-        if omit_members is not None:
-            numbers = await self._without_members(room, event_id, omit_members)
-        chain = await self._chain(room, numbers)
-        in_state = set(numbers)
-        return ServedState(
-            await self._pdus(room, numbers),
-            await self._pdus(room, [number for number in chain if number not in in_state])
-            if omit_members is not None
-            else await self._pdus(room, chain),
+        room, state = await self._find_state(room_id, event_id)
+        if omit_members is None:
+            numbers = list(state.values())
+        else:
+            numbers = await self._without_members(state, omit_members)
+        pdus, chain = await both(
+            Deferred.fromCoroutine(self._pdus(room, numbers)),
+            Deferred.fromCoroutine(self._chain(room, numbers)),
         )
+        others = await self._pdus(room, [number for number in chain if number not in pdus])
+        if omit_members is None:
+            known = pdus | others
+            return ServedState(list(pdus.values()), [known[number] for number in chain])
+        return ServedState(list(pdus.values()), list(others.values()))
 
     async def state_ids_before(self, room_id: RoomID, event_id: EventID) -> StateIDs:
         """Raises NotFound."""
-        room, numbers = await self._state_numbers(room_id, event_id)
+        room, state = await self._find_state(room_id, event_id)
+        numbers = list(state.values())
         chain = await self._chain(room, numbers)
         return StateIDs(await self._ids(room, numbers), await self._ids(room, chain))
 
@@ -90,7 +106,7 @@ class ServedEvents:
         if len(nodes) < len(set(event_ids)):
             raise NotFound("Unknown event")
         chain = await self._chain(room, [node.event_nid for node in nodes.values()])
-        return await self._pdus(room, chain)
+        return list((await self._pdus(room, chain)).values())
 
     async def find_event(self, event_id: EventID) -> ServedEvent | None:
         """Return an event of any room."""
@@ -152,25 +168,31 @@ class ServedEvents:
             raise NotFound("Unknown room")
         return room
 
-    async def _state_numbers(
-        self, room_id: RoomID, event_id: EventID
-    ) -> tuple[LiveRoom, Sequence[int]]:
+    async def _find_state(self, room_id: RoomID, event_id: EventID) -> tuple[LiveRoom, State]:
+        """Return the state before an event."""
         room = await self._find_room(room_id)
         node = (await self._graph.load(room, [event_id])).get(event_id)
         if node is None or node.state_before is None or node.is_rejected:
             raise NotFound("Unknown event")
-        state = await self._states.load_state(room.room_nid, node.state_before)
-        return room, list(state.values())
+        return room, await self._states.load_state(room.room_nid, node.state_before)
 
-    async def _without_members(
-        self, room: LiveRoom, event_id: EventID, kept: Collection[str]
-    ) -> list[int]:
-        node = (await self._graph.load(room, [event_id]))[event_id]
-        assert node.state_before is not None
-        state = await self._states.load_state(room.room_nid, node.state_before)
-        return await self._db.read(
-            served_events.list_without_members, list(state), list(state.values()), list(kept)
-        )
+    async def _without_members(self, state: State, kept: Collection[str]) -> list[int]:
+        numbers = []
+        unnamed: State = {}
+        for slot_nid, number in state.items():
+            slot = self._dictionary.find_slot_name(slot_nid)
+            if slot is None:
+                unnamed[slot_nid] = number
+            elif slot[0] != MEMBER or slot[1] in kept:
+                numbers.append(number)
+        if unnamed:  # of a large room not loaded for long; not to be kept for this
+            numbers += await self._db.read(
+                served_events.list_without_members,
+                list(unnamed),
+                list(unnamed.values()),
+                list(kept),
+            )
+        return numbers
 
     async def _walk(
         self,
@@ -210,16 +232,21 @@ class ServedEvents:
         stored = await self._db.read(served_events.list_ids, room.room_nid, numbers)
         return [decode_event_id(room.version, event_id) for event_id in stored]
 
-    async def _pdus(self, room: LiveRoom, numbers: Sequence[int]) -> list[bytes]:
-        rows = await self._db.read(served_events.list_pdus, room.room_nid, numbers)
-        return [_bytes(room.version, row) for row in rows]
+    async def _pdus(self, room: LiveRoom, numbers: Sequence[int]) -> dict[int, bytes]:
+        if not numbers:
+            return {}
+        pdus, redacted = await both(
+            self._db.read(served_events.list_pdus, room.room_nid, numbers),
+            self._db.read(served_events.list_redacted, room.room_nid, numbers),
+        )
+        for number, event_id in redacted.items():
+            pdus[number] = _redacted(room.version, event_id, pdus[number])
+        return pdus
 
 
-def _bytes(version: RoomVersion, row: PDURow | ServedRow) -> bytes:
-    if not row.is_redacted:
-        return row.pdu
-    event_id = decode_event_id(version, row.event_id)
-    return redact_event(restore_event(version, event_id, row.pdu)).pdu_bytes
+def _redacted(version: RoomVersion, stored_id: bytes, pdu: bytes) -> bytes:
+    event = restore_event(version, decode_event_id(version, stored_id), pdu)
+    return redact_event(event).pdu_bytes
 
 
 def _served(row: ServedRow) -> ServedEvent:
@@ -231,7 +258,7 @@ def _served(row: ServedRow) -> ServedEvent:
         row.event_nid,
         row.depth,
         None if row.flags & OUTLIER else row.state_before,
-        _bytes(version, row),
+        _redacted(version, row.event_id, row.pdu) if row.is_redacted else row.pdu,
     )
 
 

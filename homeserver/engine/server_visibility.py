@@ -20,7 +20,8 @@ from homeserver.core.identifiers import ServerName, server_name_of
 from homeserver.core.state_map import State
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.served_events import ServedEvent, redacted
 from homeserver.engine.state_store import StateStore
 from homeserver.storage import served_events

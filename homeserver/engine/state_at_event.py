@@ -15,7 +15,8 @@ from homeserver.core.events import Event
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
 from homeserver.engine.event_graph import EventGraph, Node
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.resolutions import Resolutions, Threads, find_dispute
 from homeserver.engine.state_store import Snapshot, StateStore

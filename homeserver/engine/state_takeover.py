@@ -14,7 +14,7 @@ from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.members import Member
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.received_rows import JoinedRow
@@ -27,6 +27,8 @@ from homeserver.storage.events import AFTER_GAP
 from homeserver.storage.introductions import NewIntroduction
 from homeserver.storage.memberships import NUMBERS, NewMembership
 from homeserver.storage.partial_state import Partial
+
+_MEMBERS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,29 @@ class StateTakeover:
         """
         names = await self._dictionary.name_slots(list(state))
         members = {nid: UserID(names[s][1]) for s, nid in state.items() if names[s][0] == MEMBER}
-        nodes = await self._graph.load_numbers(room, members.keys())
+        memberships: dict[int, str] = {}
         local = [nid for nid, user in members.items() if self._is_local(user)]
-        inviters = {nodes[nid].event.sender for nid in local}
+        inviters: set[UserID] = set()
+        numbers = list(members)
+        for start in range(0, len(numbers), _MEMBERS_AT_ONCE):
+            some = numbers[start : start + _MEMBERS_AT_ONCE]
+            for nid, node in (await self._load_some(room, some)).items():
+                memberships[nid] = node.event.membership or ""
+                if self._is_local(members[nid]):
+                    inviters.add(node.event.sender)
         rendered = [nid for slot, nid in state.items() if names[slot][0] != MEMBER]
         rendered += local + [nid for nid, user in members.items() if user in inviters]
         await self._dictionary.ensure(list(members.values()), [], [])
         await self._state_at.load(room, Wanted(timeline=rendered))
-        return {nid: nodes[nid].event.membership or "" for nid in members}
+        return memberships
+
+    async def _load_some(self, room: LiveRoom, numbers: Sequence[int]) -> Mapping[int, Node]:
+        """Of a large room not all are in memory at the same time."""
+        try:
+            return self._graph.get_numbers(room, numbers)
+        except NotLoaded:
+            self._graph.make_space(room)
+            return await self._graph.load_numbers(room, numbers)
 
     def take_in(self, change: RoomChange, entry: Entry) -> Node:
         """Enter a room: the join is its only extremity, the state after it the current one.

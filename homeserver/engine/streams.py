@@ -31,6 +31,11 @@ class Stream:
         """Every position up to this one is committed, or never will be."""
         return min(self._under_way) - 1 if self._under_way else self._last
 
+    @property
+    def newest(self) -> int:
+        """The last position that was given out; its transaction may be under way."""
+        return self._last
+
     def allocate(self, count: int = 1) -> int:
         """Return the last of `count` new positions; each must be given to `release`."""
         first = self._last + 1

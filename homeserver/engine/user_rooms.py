@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.members import Member
 from homeserver.storage import memberships, rooms
 from homeserver.storage.database import Database
@@ -106,6 +107,9 @@ class UserRooms:
                 loaded.callback(None)
 
     def changed(self, user_id: UserID, room: LiveRoom, member: Member) -> None:
+        known = self._users.get(user_id)
+        if known is None and user_id not in self._changed_while_loading:
+            return
         room_id = room.room_id
         change = RoomOfUser(
             room_id,
@@ -116,12 +120,11 @@ class UserRooms:
             member.left_nid,
             room.whole_nid,
         )
-        known = self._users.get(user_id)
         if known is not None:
             was_forgotten = self._forgotten.get(user_id, {}).pop(room_id, None) is not None
             self._standings += room_id not in known and not was_forgotten
             known[room_id] = change
-        elif user_id in self._changed_while_loading:
+        else:
             self._changed_while_loading[user_id].append(change)
 
     def drop(self, user_id: UserID) -> None:

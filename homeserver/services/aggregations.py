@@ -17,7 +17,8 @@ import orjson
 from homeserver.core.identifiers import RoomID
 from homeserver.core.json_types import JsonValue
 from homeserver.core.relations import REPLACE, find_relation
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.requester import Requester
 from homeserver.services.client_events import NO_BUNDLES, Bundles, ClientEvents

@@ -21,7 +21,8 @@ from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.out_of_band import load_moved
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event, with_room_id
 from homeserver.metrics import APPSERVICE_TRANSACTIONS

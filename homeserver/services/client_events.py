@@ -15,7 +15,8 @@ import orjson
 from homeserver.core.canonical_json import encode_json
 from homeserver.core.identifiers import DeviceID, EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.sent_transactions import DELAYED, SentTransactions
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event, with_room_id
 from homeserver.requester import Requester

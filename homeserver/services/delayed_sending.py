@@ -29,7 +29,8 @@ from homeserver.clock import Clock, cancel_call
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.sent_transactions import DELAYED
 from homeserver.errors import (
     Conflict,
@@ -53,7 +54,7 @@ _ID_LETTERS = 43
 MAX_AT_ONCE = 50
 """So many are sent at a time, to as many rooms."""
 MAX_OF_A_USER = 5
-"""So many of one user's: his hundred do not hold up the others."""
+"""So many of one user's at a time: his hundred do not hold up the others."""
 MAX_TRIES = 30
 """With pauses that grow to five minutes: about two hours."""
 _RETRY_SECONDS = 10.0
@@ -162,12 +163,11 @@ class DelayedSending:
         if free <= 0:
             return  # the first that ends wakes
         rooms = list(self._busy_rooms)
-        users = [user for user, count in self._busy_users.items() if count >= MAX_OF_A_USER]
         claimed = await self._db.run(
             delayed_events.claim_due,
             self.now(),
             rooms,
-            users,
+            self._busy_users.copy(),
             at_most=free,
             at_most_a_user=MAX_OF_A_USER,
             retry_seconds=(self._randomness.jitter(_RETRY_SECONDS), _MAX_RETRY_SECONDS),
@@ -176,7 +176,8 @@ class DelayedSending:
             self._send_all(claimed)
             self._is_woken = True
             return
-        next_ts = await self._db.read(delayed_events.find_next_due, rooms, users)
+        full = [user for user, count in self._busy_users.items() if count >= MAX_OF_A_USER]
+        next_ts = await self._db.read(delayed_events.find_next_due, rooms, full)
         if next_ts is not None:
             self.note_due(next_ts)
 

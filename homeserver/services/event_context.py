@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from homeserver.core.filters import RoomEventFilter
 from homeserver.core.identifiers import EventID, RoomID, UserID
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.services.federation.remote_moments import RemoteMoments

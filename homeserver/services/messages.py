@@ -9,7 +9,7 @@ from contextlib import suppress
 from homeserver.core.identifiers import EventID, RoomAlias, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.sent_transactions import REDACT_SCOPE
 from homeserver.errors import (
@@ -21,13 +21,12 @@ from homeserver.errors import (
     ServersFailed,
 )
 from homeserver.services.directory import Directory
-from homeserver.services.invitations import Invitations
+from homeserver.services.membership import Membership
 from homeserver.services.relations import Relations
 from homeserver.services.room_access import RoomAccess
 from homeserver.services.timeline import Timeline
 
 _CANONICAL_ALIAS = "m.room.canonical_alias"
-_AUTHORIZER = "join_authorised_via_users_server"
 
 
 class Messages:
@@ -38,14 +37,14 @@ class Messages:
         timeline: Timeline,
         relations: Relations,
         directory: Directory,
-        invitations: Invitations,
+        membership: Membership,
     ) -> None:
         self._author = author
         self._access = access
         self._timeline = timeline
         self._relations = relations
         self._directory = directory
-        self._invitations = invitations
+        self._membership = membership
 
     async def send(
         self,
@@ -99,37 +98,26 @@ class Messages:
         origin_server_ts: int | None = None,
     ) -> EventID:
         """Set a state event; the current one is answered when nothing would change."""
+        template = EventTemplate(
+            type=event_type,
+            sender=sender,
+            content=content,
+            state_key=state_key,
+            origin_server_ts=origin_server_ts,
+            device_id=device_id,
+            txn_id=txn_id,
+            skip_if_unchanged=True,
+        )
         if event_type == MEMBER:
-            await self._access.wait_for_member(room_id, UserID(state_key))
-            # The room believes this server's signature that it has looked whether he may join.
-            content = {key: value for key, value in content.items() if key != _AUTHORIZER}
-        if event_type == MEMBER and state_key == sender:
-            room = await self._access.access_resident(sender, room_id)
-        else:
-            room = (await self._access.access_readable(sender, room_id)).room
+            return await self._membership.set_state(room_id, template)
+        room = (await self._access.access_readable(sender, room_id)).room
         if event_type == "m.room.create":
             raise Forbidden("A room is created only once")
-        if event_type == MEMBER and content.get("membership") == "invite":
-            sent = await self._invitations.send_elsewhere(room, sender, state_key, content)
-            if sent is not None:
-                return sent
         if event_type == _CANONICAL_ALIAS:
             await self._check_aliases(room, content)
         if event_type == "m.room.encryption":
             _check_encryption(content)
-        return await self._author.send(
-            room_id,
-            EventTemplate(
-                type=event_type,
-                sender=sender,
-                content=content,
-                state_key=state_key,
-                origin_server_ts=origin_server_ts,
-                device_id=device_id,
-                txn_id=txn_id,
-                skip_if_unchanged=True,
-            ),
-        )
+        return await self._author.send(room_id, template)
 
     async def _check_aliases(self, room: LiveRoom, content: JsonObject) -> None:
         """Refuse aliases that do not lead here, but for those that are named already."""

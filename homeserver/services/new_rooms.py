@@ -16,7 +16,8 @@ from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import RoomVersion, find_room_version
 from homeserver.core.signing import SigningKey
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import BadJSON, BadRequest, DatabaseUnavailable, LimitExceeded, RoomInUse
 from homeserver.randomness import Randomness

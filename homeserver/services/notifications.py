@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import load_timeline_event
 from homeserver.errors import InvalidParam
 from homeserver.requester import Requester

@@ -10,7 +10,8 @@ import orjson
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import Forbidden, LimitExceeded, ServersFailed

@@ -14,7 +14,8 @@ from twisted.internet.defer import DeferredLock
 from homeserver.clock import Clock
 from homeserver.core.identifiers import RoomID, ServerName, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import Forbidden, InvalidParam, NotFound
 from homeserver.services.room_summaries import published_entry
 from homeserver.storage import network_rooms, rooms

@@ -13,7 +13,7 @@ from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.relations import THREAD, find_relation
 from homeserver.engine.change_feed import ChangeFeed
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.services.account_data import AccountData
@@ -22,6 +22,7 @@ from homeserver.services.timeline import Timeline
 from homeserver.services.unread_counts import receipt_key
 from homeserver.storage import receipts
 from homeserver.storage.database import Database
+from homeserver.storage.dictionaries import intern_users
 from homeserver.storage.events import encode_event_id
 from homeserver.storage.receipts import NewReceipt, Receipt
 
@@ -91,6 +92,8 @@ class Receipts:
 
         Raises NotFound, and InvalidParam when the event is not in the thread.
         """
+        if room.is_partial:  # nothing may be known yet of a user whom the state lacks
+            await self._db.run(intern_users, [receipt.user_id])
         await self._store(room, READ, receipt)
 
     async def _store(self, room: LiveRoom, kind: str, read: PublicReceipt) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import EventID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.relations import ANNOTATION, THREAD, Relation, find_relation
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import BadRequest, InvalidParam
 from homeserver.services.ignored_users import IgnoredUsers

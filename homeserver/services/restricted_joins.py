@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 
 _MAX_ROOMS = 50
 """Of those that a room lists, so many are looked at."""

@@ -7,8 +7,9 @@ see are told apart by nobody: both are forbidden.
 from dataclasses import dataclass
 
 from homeserver.core.history_visibility import HistoryVisibility
-from homeserver.core.identifiers import EventID, RoomID, UserID, server_name_of
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.core.identifiers import EventID, RoomID, UserID
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.partial_rooms import PartialRooms
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import Forbidden
@@ -46,18 +47,6 @@ class RoomAccess:
             raise Forbidden("You are not in this room")
         return room
 
-    async def access_resident(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
-        """For what the room's rules alone decide: the user need not be in it, but this server.
-
-        Raises Forbidden.
-        """
-        room = await self._live_rooms.find(room_id)
-        if room is None or server_name_of(user_id) not in room.servers:
-            raise Forbidden("You are not in this room")
-        if room.is_partial and room.membership_of(user_id) != "join":
-            raise Forbidden("It is not known yet how you stand to this room")
-        return room
-
     async def access_whole(self, user_id: UserID, room_id: RoomID) -> LiveRoom:
         """As `access_joined`; return when all members are known.
 
@@ -67,9 +56,19 @@ class RoomAccess:
         await self._partial_rooms.wait(room_id)
         return await self.access_joined(user_id, room_id)
 
-    async def wait_for_member(self, room_id: RoomID, user_id: UserID) -> None:
-        """Return when it is known what a user is in a room. Raises ServiceUnavailable."""
-        await self._partial_rooms.wait_for_member(room_id, user_id)
+    async def access_whole_readable(
+        self, user_id: UserID, room_id: RoomID, about: UserID | None = None
+    ) -> ReadableRoom:
+        """As `access_readable`; return when all members are known, or what `about` is.
+
+        Raises ServiceUnavailable if that takes long.
+        """
+        await self.access_readable(user_id, room_id)
+        if about is None:
+            await self._partial_rooms.wait(room_id)
+        else:
+            await self._partial_rooms.wait_for_member(room_id, about)
+        return await self.access_readable(user_id, room_id)
 
     async def access_readable(self, user_id: UserID, room_id: RoomID) -> ReadableRoom:
         """Raises Forbidden unless the user is or was in the room, or anybody may read it."""

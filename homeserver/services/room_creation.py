@@ -21,7 +21,7 @@ from homeserver.core.identifiers import (
 )
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import RoomVersion
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_room import MEMBER
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import BadRequest, Forbidden, InvalidParam
 from homeserver.services.invitees import Invitees

@@ -7,8 +7,8 @@ was when he left.
 from collections.abc import AsyncIterator, Collection
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
-from homeserver.engine.partial_rooms import PartialRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import Forbidden, NotFound
@@ -29,19 +29,16 @@ class RoomState:
         states: StateStore,
         access: RoomAccess,
         timeline: Timeline,
-        partial_rooms: PartialRooms,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
         self._states = states
         self._access = access
         self._timeline = timeline
-        self._partial_rooms = partial_rooms
 
     async def list_state(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
         """Raises Forbidden, ServiceUnavailable while members are not known."""
-        await self._partial_rooms.wait(room_id)
-        readable = await self._access.access_readable(user_id, room_id)
+        readable = await self._access.access_whole_readable(user_id, room_id)
         if readable.up_to is None:
             return await self._live_rooms.list_state(readable.room, with_members=True)
         return await self._state_at_leave(readable)
@@ -50,7 +47,11 @@ class RoomState:
         self, user_id: UserID, room_id: RoomID, event_type: str, state_key: str
     ) -> TimelineEvent:
         """Raises Forbidden, or NotFound when there is no such state."""
-        readable = await self._access.access_readable(user_id, room_id)
+        if event_type == MEMBER:
+            about = UserID(state_key)
+            readable = await self._access.access_whole_readable(user_id, room_id, about)
+        else:
+            readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
         if readable.up_to is not None:
             for old in await self._state_at_leave(readable):
@@ -58,7 +59,6 @@ class RoomState:
                     return old
             raise NotFound("No such state event")
         if event_type == MEMBER:
-            await self._partial_rooms.wait_for_member(room_id, UserID(state_key))
             members = await self._live_rooms.list_member_events(room, [UserID(state_key)])
             found = members[0] if members else None
         else:
@@ -87,8 +87,7 @@ class RoomState:
                 not_membership is None or found != not_membership
             )
 
-        await self._partial_rooms.wait(room_id)
-        readable = await self._access.access_readable(user_id, room_id)
+        readable = await self._access.access_whole_readable(user_id, room_id)
         room = readable.room
         if at is None and readable.up_to is None:
             users = list(room.members)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from homeserver.background import Background
 from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import InvalidParam, TooLarge
 from homeserver.services.account_data import AccountData
 from homeserver.services.push_rules import PushRules

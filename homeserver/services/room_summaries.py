@@ -15,7 +15,7 @@ from homeserver.core.identifiers import (
     parse_server_name,
 )
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 
 SPACE = "m.space"
 MAX_VIA = 10

@@ -26,7 +26,8 @@ from homeserver.core.room_succession import (
 )
 from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import BadRequest, Forbidden, LimitExceeded, ServersFailed, TooLarge
 from homeserver.services.new_rooms import Beginning, NewRooms, get_room_version

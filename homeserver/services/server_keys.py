@@ -17,11 +17,9 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.canonical_json import encode_lenient_json
-from homeserver.core.errors import IdentifierInvalid, JsonInvalid, SignatureInvalid
-from homeserver.core.events import Event, required_signers
-from homeserver.core.identifiers import ServerName, parse_server_name
+from homeserver.core.errors import JsonInvalid, SignatureInvalid
+from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.core.policy_servers import POLICY_KEY_ID
 from homeserver.core.request_signing import RequestSignature, check_request_signature
 from homeserver.core.signing import (
     PUBLIC_KEY_BYTES,
@@ -30,7 +28,6 @@ from homeserver.core.signing import (
 )
 from homeserver.errors import LimitExceeded
 from homeserver.services.own_keys import OwnKeys
-from homeserver.services.signature_pool import SignaturePool
 from homeserver.storage import server_keys
 from homeserver.storage.database import Database
 from homeserver.storage.query import Txn
@@ -54,7 +51,10 @@ _MAX_KEY_ID = 255
 _MAX_SERVERS = 20_000
 FETCHES_AT_ONCE = 100
 MAX_FETCHES = 1_000
-"""Under way or waiting; requests of further servers that are not known are refused for a while."""
+"""Under way or waiting for requests; those of further servers that are not known are refused for a
+while. What events wait for does not count."""
+MAX_FETCHES_OF_STRANGER = 50
+"""Of these, for requests from one address: what hangs leaves turns for those of others."""
 _KEY_PATH = "/_matrix/key/v2/server"
 _QUERY_PATH = "/_matrix/key/v2/query"
 
@@ -67,7 +67,6 @@ class ServerKeys:
         clock: Clock,
         background: Background,
         client: FederationClient,
-        pool: SignaturePool,
         notaries: Sequence[ServerName] = (),
     ) -> None:
         """`notaries` are asked for the keys of servers that do not answer themselves."""
@@ -76,31 +75,18 @@ class ServerKeys:
         self._clock = clock
         self._background = background
         self._client = client
-        self._pool = pool
         self._notaries = [notary for notary in notaries if notary != own.server_name]
         self._known: OrderedDict[ServerName, dict[str, StoredKey]] = OrderedDict()
         self._fetching: dict[ServerName, Deferred[None]] = {}
+        self._refusable: dict[ServerName, str | None] = {}
+        """Of these, those that were begun for requests, each with its stranger."""
         self._turns = DeferredSemaphore(FETCHES_AT_ONCE)
+        self._turns_for_events = DeferredSemaphore(FETCHES_AT_ONCE)
+        """Of the servers in a large room many hang: nobody else waits for their turns to end."""
         self._not_before: OrderedDict[ServerName, tuple[float, float]] = OrderedDict()
         """Servers that gave nothing new: when to ask again (monotonic), and the pause before."""
 
     # Checks.
-
-    def verify_event(self, event: Event) -> Deferred[None]:
-        """Fail with SignatureInvalid unless everyone who must has signed the event."""
-        return Deferred.fromCoroutine(self._verify_event(event))
-
-    async def _verify_event(self, event: Event) -> None:
-        valid_at = event.origin_server_ts if event.room_version.enforce_key_validity else None
-        for server in required_signers(event):
-            signatures = event.pdu.get("signatures")
-            by_server = signatures.get(server) if isinstance(signatures, dict) else None
-            if not isinstance(by_server, dict) or not by_server:
-                raise SignatureInvalid(f"no signature of {server}")
-            # Published or not: what a policy server recommends is not what its users have said.
-            key_ids = by_server.keys() - {POLICY_KEY_ID}
-            key = await self._find_any(server, key_ids, valid_at)
-            await self._pool.verify_event(event, server, key.key_id, key.public_key)
 
     async def verify_json(self, server: ServerName, value: JsonObject) -> None:
         """Raise SignatureInvalid unless the server signs this with a key that is valid now."""
@@ -108,7 +94,7 @@ class ServerKeys:
         by_server = signatures.get(server) if isinstance(signatures, dict) else None
         if not isinstance(by_server, dict):
             raise SignatureInvalid(f"no signature of {server}")
-        key = await self._find_any(server, by_server, self._clock.now_ms(), for_events=False)
+        key = await self.find_key(server, by_server, self._clock.now_ms(), for_events=False)
         verify_signed_json(value, server, key.key_id, key.public_key)
 
     async def verify_request(
@@ -118,13 +104,19 @@ class ServerKeys:
         method: str,
         uri: str,
         body: bytes,
+        stranger: str | None,
     ) -> None:
         """Raise SignatureInvalid unless the request is from the server that it names.
 
-        Raises LimitExceeded when that cannot be found out now.
+        stranger  at which address it was asked; None: that is not known
+        Raises LimitExceeded when it cannot be found out now.
         """
-        key = await self._find_any(
-            claim.origin, [claim.key_id], self._clock.now_ms(), for_events=False
+        key = await self.find_key(
+            claim.origin,
+            [claim.key_id],
+            self._clock.now_ms(),
+            for_events=False,
+            stranger=stranger,
         )
         check_request_signature(
             claim,
@@ -135,37 +127,31 @@ class ServerKeys:
             body=body,
         )
 
-    async def _find_any(
+    async def find_key(
         self,
         server: ServerName,
         key_ids: Collection[str],
         valid_at: int | None,
         *,
         for_events: bool = True,
+        stranger: str | None = None,
     ) -> StoredKey:
         """Return a key of these that was valid at a time (None: ever).
 
         for_events  what it is for, is not refused because of too much to do
+        stranger    see `verify_request`
         Raises SignatureInvalid, LimitExceeded.
         """
 
         def find(keys: Mapping[str, StoredKey]) -> StoredKey | None:
-            for key_id in key_ids:
-                key = keys.get(key_id)
-                if key is None or (key.is_old and not for_events):
-                    continue
-                if valid_at is None or valid_at <= key.valid_until_ts:
-                    return key
-            return None
+            return find_valid(keys, key_ids, valid_at, for_events=for_events)
 
         if not any(key_id.startswith("ed25519:") for key_id in key_ids):
             raise SignatureInvalid(f"no Ed25519 signature of {server}")
         found = find(await self._keys_of(server))
         if found is None and server != self._own.server_name:
-            is_much = len(self._fetching) >= MAX_FETCHES and server not in self._notaries
-            if is_much and not for_events:
-                raise LimitExceeded("Too many servers are being asked", retry_after_ms=10_000)
-            await self._refresh(server)
+            may_refuse = not for_events and server not in self._notaries
+            await self._refresh(server, stranger, may_refuse=may_refuse)
             found = find(await self._keys_of(server))
         if found is None:
             raise SignatureInvalid(
@@ -173,15 +159,22 @@ class ServerKeys:
             )
         return found
 
+    async def learn(self, server: ServerName) -> None:
+        """Ask for the keys of a server of which none is known, unless there is too much to ask."""
+        if not await self._keys_of(server) and len(self._fetching) < MAX_FETCHES:
+            await self._refresh(server, None, may_refuse=False)
+
     async def _keys_of(self, server: ServerName) -> Mapping[str, StoredKey]:
-        if server == self._own.server_name:
-            return self._own.all()
-        known = self._known.get(server)
+        known = self.in_memory(server)
         if known is None:
             rows = await self._db.read(server_keys.list_keys, server)
             known = {row.key_id: row for row in rows}
             self._remember(server, known)
         return known
+
+    def in_memory(self, server: ServerName) -> Mapping[str, StoredKey] | None:
+        """Return the keys of a server by id if they need not be looked up."""
+        return self._own.all() if server == self._own.server_name else self._known.get(server)
 
     def _remember(self, server: ServerName, keys: dict[str, StoredKey]) -> None:
         self._known[server] = keys
@@ -191,28 +184,46 @@ class ServerKeys:
 
     # Fetching.
 
-    async def _refresh(self, server: ServerName) -> None:
-        """Ask for a server's keys, once for all who wait, and not again and again."""
+    async def _refresh(self, server: ServerName, stranger: str | None, *, may_refuse: bool) -> None:
+        """Ask for a server's keys, once for all who wait, and not again and again.
+
+        Raises LimitExceeded if it may be refused.
+        """
         under_way = self._fetching.get(server)
         if under_way is None:
             wait_until, _ = self._not_before.get(server, (0.0, 0.0))
             if self._clock.monotonic() < wait_until:
                 return
+            if may_refuse:
+                self._check_may_fetch(stranger)
+                self._refusable[server] = stranger
             under_way = self._fetching[server] = Deferred()
-            self._background.run("server keys", self._fetch_for_all(server, under_way))
+            turns = self._turns if may_refuse else self._turns_for_events
+            self._background.run("server keys", self._fetch_for_all(server, turns, under_way))
         waiting: Deferred[None] = Deferred()
         under_way.chainDeferred(waiting)
         under_way.addBoth(lambda _: None)
         await waiting
 
-    async def _fetch_for_all(self, server: ServerName, waiting: Deferred[None]) -> None:
+    def _check_may_fetch(self, stranger: str | None) -> None:
+        is_much = len(self._refusable) >= MAX_FETCHES
+        if stranger is not None:
+            of_stranger = sum(one == stranger for one in self._refusable.values())
+            is_much = is_much or of_stranger >= MAX_FETCHES_OF_STRANGER
+        if is_much:
+            raise LimitExceeded("Too many servers are being asked", retry_after_ms=10_000)
+
+    async def _fetch_for_all(
+        self, server: ServerName, turns: DeferredSemaphore, waiting: Deferred[None]
+    ) -> None:
         try:
             if server in self._notaries:  # others have a turn and wait for its key
                 await self._fetch(server)
             else:
-                await self._turns.run(lambda: Deferred.fromCoroutine(self._fetch(server)))
+                await turns.run(lambda: Deferred.fromCoroutine(self._fetch(server)))
         finally:
             del self._fetching[server]
+            self._refusable.pop(server, None)
             _, pause = self._not_before.get(server, (0.0, 0.0))
             pause = min(max(pause * 2, _FIRST_PAUSE_SECONDS), _LAST_PAUSE_SECONDS)
             self._not_before[server] = (self._clock.monotonic() + pause, pause)
@@ -287,23 +298,31 @@ class ServerKeys:
 
     # Telling others.
 
-    async def vouch_for_all(self, wanted: Sequence[tuple[ServerName, int]]) -> list[JsonObject]:
+    async def vouch_for_all(
+        self, wanted: Sequence[tuple[ServerName, int]], stranger: str | None
+    ) -> list[JsonObject]:
         """Return what is known of servers' keys, which should be valid until a time each.
 
+        Raises LimitExceeded when too many are being asked, by all or for this `stranger`.
         After a while nobody is asked any more: anybody may have us do it, for servers that hang.
         """
         until = self._clock.monotonic() + _VOUCH_SECONDS
         found = []
         for server, minimum in wanted:
             response = await self._vouch_for(
-                server, minimum, may_ask=self._clock.monotonic() < until
+                server, minimum, stranger, may_ask=self._clock.monotonic() < until
             )
             if response is not None:
                 found.append(response)
         return found
 
     async def _vouch_for(
-        self, server: ServerName, minimum_valid_until: int, *, may_ask: bool
+        self,
+        server: ServerName,
+        minimum_valid_until: int,
+        stranger: str | None,
+        *,
+        may_ask: bool,
     ) -> JsonObject | None:
         """Return a server's keys with this server's signature as a notary; None: not known."""
         if server == self._own.server_name:
@@ -314,11 +333,28 @@ class ServerKeys:
             minimum_valid_until or now, now + _DAY_MS
         )
         if not is_enough and may_ask:
-            await self._refresh(server)
+            await self._refresh(server, stranger, may_refuse=True)
             found = await self._db.read(server_keys.find_response, server) or found
         if found is None:
             return None
         return self._own.sign(orjson.loads(found.response))
+
+
+def find_valid(
+    keys: Mapping[str, StoredKey],
+    key_ids: Collection[str],
+    valid_at: int | None,
+    *,
+    for_events: bool = True,
+) -> StoredKey | None:
+    """Return a key of these that was valid at a time (None: ever)."""
+    for key_id in key_ids:
+        key = keys.get(key_id)
+        if key is None or (key.is_old and not for_events):
+            continue
+        if valid_at is None or valid_at <= key.valid_until_ts:
+            return key
+    return None
 
 
 def store_txn(
@@ -387,21 +423,4 @@ def _keys_in(value: JsonValue) -> list[tuple[str, str, JsonObject]]:
                 found.append((key_id, key, entry))
         except ValueError:
             continue
-    return found
-
-
-def list_queried(server_keys_of: JsonValue) -> list[tuple[ServerName, int]]:
-    """Return the servers a notary is asked about, and until when the keys should be valid."""
-    found = []
-    for name, criteria in server_keys_of.items() if isinstance(server_keys_of, dict) else ():
-        try:
-            server = parse_server_name(name)
-        except IdentifierInvalid:
-            continue
-        untils = [0]
-        for criterion in criteria.values() if isinstance(criteria, dict) else ():
-            until = criterion.get("minimum_valid_until_ts") if isinstance(criterion, dict) else 0
-            if isinstance(until, int):
-                untils.append(until)
-        found.append((server, max(untils)))
     return found

@@ -18,7 +18,7 @@ from homeserver.core.history_visibility import (
 )
 from homeserver.core.identifiers import UserID
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.members import Member
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event

@@ -18,7 +18,8 @@ import orjson
 from homeserver.core.history_visibility import HistoryVisibility
 from homeserver.core.identifiers import RoomID, ServerName, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import Forbidden, InvalidParam, MissingToken, NotFound
 from homeserver.services.federation.remote_membership import RemoteMembership

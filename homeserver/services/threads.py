@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from homeserver.core.events import redact_event
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.relations import THREAD
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.services.relations import clamp_limit

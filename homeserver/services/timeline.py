@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from homeserver.core.events import Event
 from homeserver.core.filters import RoomEventFilter
 from homeserver.core.identifiers import EventID, RoomID, UserID
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import Forbidden, InvalidParam, NotFound
 from homeserver.services.federation.remote_history import Extended, Progress, RemoteHistory

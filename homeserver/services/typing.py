@@ -12,7 +12,7 @@ from homeserver.clock import Clock, cancel_call
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_room import MEMBER
 from homeserver.engine.streams import Stream
 from homeserver.services.room_access import RoomAccess
 

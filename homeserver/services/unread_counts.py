@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.change_feed import ChangeFeed
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.streams import Stream
 from homeserver.services.ignored_users import IgnoredUsers
 from homeserver.storage import notifications

@@ -3,7 +3,7 @@
 A row with a `due_ts` is scheduled. Without, it is finalised: sent, cancelled or failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import DeviceID, EventID, RoomID, UserID
@@ -161,7 +161,7 @@ def claim_due(
     txn: Txn,
     now: int,
     busy_rooms: Sequence[int],
-    busy_users: Sequence[int],
+    busy_users: Mapping[int, int],
     *,
     at_most: int,
     at_most_a_user: int,
@@ -169,9 +169,11 @@ def claim_due(
 ) -> list[Claimed]:
     """Take what is due, the oldest first, a few of each user; it is due again unless finalised.
 
+    busy_users     how many of each user's are taken already
     retry_seconds  how long until then: the first time, and at most; doubled with each try
     """
     first, longest = retry_seconds
+    full_users = [user for user, count in busy_users.items() if count >= at_most_a_user]
     claimed = list_rows(
         txn,
         Claimed,
@@ -179,12 +181,14 @@ def claim_due(
         WITH due AS (
             SELECT delay_nid, user_nid, due_ts FROM delayed_events
              WHERE due_ts <= %(now)s
-               AND room_nid <> ALL(%(rooms)s) AND user_nid <> ALL(%(users)s)
+               AND room_nid <> ALL(%(rooms)s) AND user_nid <> ALL(%(full_users)s)
              ORDER BY due_ts, delay_nid LIMIT 1000
         ), placed AS (
-            SELECT delay_nid, due_ts,
-                   row_number() OVER (PARTITION BY user_nid ORDER BY due_ts, delay_nid) AS place
+            SELECT delay_nid, due_ts, coalesce(busy.count, 0)
+                   + row_number() OVER (PARTITION BY user_nid ORDER BY due_ts, delay_nid) AS place
               FROM due
+              LEFT JOIN unnest(%(users)s::bigint[], %(counts)s::bigint[]) AS busy (user_nid, count)
+                USING (user_nid)
         ), taken AS (
             SELECT delay_nid FROM placed WHERE place <= %(at_most_a_user)s
              ORDER BY due_ts, delay_nid LIMIT %(at_most)s
@@ -199,7 +203,9 @@ def claim_due(
         {
             "now": now,
             "rooms": list(busy_rooms),
-            "users": list(busy_users),
+            "full_users": full_users,
+            "users": list(busy_users.keys()),
+            "counts": list(busy_users.values()),
             "at_most": at_most,
             "at_most_a_user": at_most_a_user,
             "first": first,
@@ -209,7 +215,7 @@ def claim_due(
     return sorted(claimed, key=lambda one: (one.send_ts, one.delay_nid))
 
 
-def find_next_due(txn: Txn, busy_rooms: Sequence[int], busy_users: Sequence[int]) -> int | None:
+def find_next_due(txn: Txn, busy_rooms: Sequence[int], full_users: Sequence[int]) -> int | None:
     return find_value(
         txn,
         int,
@@ -217,7 +223,7 @@ def find_next_due(txn: Txn, busy_rooms: Sequence[int], busy_users: Sequence[int]
         SELECT due_ts FROM delayed_events
          WHERE due_ts IS NOT NULL AND room_nid <> ALL(%s) AND user_nid <> ALL(%s)
          ORDER BY due_ts LIMIT 1""",
-        (list(busy_rooms), list(busy_users)),
+        (list(busy_rooms), list(full_users)),
     )
 
 

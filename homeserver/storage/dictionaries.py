@@ -7,7 +7,6 @@ from homeserver.storage.query import (
     Txn,
     array_of,
     find_value,
-    insert_columns,
     insert_many,
     list_tuples,
 )
@@ -15,20 +14,24 @@ from homeserver.storage.query import (
 
 def intern_users(txn: Txn, user_ids: Sequence[UserID]) -> dict[UserID, int]:
     """Return the number of each user id, making those that are new."""
-    wanted = list(dict.fromkeys(user_ids))
-    known = _users(txn, wanted)
-    missing = [u for u in wanted if u not in known]
+    known = _users(txn, list(dict.fromkeys(user_ids)))
+    missing = [u for u in dict.fromkeys(user_ids) if u not in known]
     if missing:
-        insert_columns(
+        made = list_tuples(
             txn,
-            "INSERT INTO users (user_id) SELECT * FROM unnest(%s::text[]) ON CONFLICT DO NOTHING",
-            [(u,) for u in missing],
+            """
+            INSERT INTO users (user_id) SELECT * FROM unnest(%s::text[])
+            ON CONFLICT DO NOTHING RETURNING user_id, user_nid""",
+            (array_of(missing),),
         )
-        known |= _users(txn, missing)
+        known |= dict(made)
+        known |= _users(txn, [u for u in missing if u not in known])
     return known
 
 
 def _users(txn: Txn, user_ids: list[UserID]) -> dict[UserID, int]:
+    if not user_ids:
+        return {}
     rows = list_tuples(
         txn,
         "SELECT user_id, user_nid FROM users WHERE user_id = ANY(%s::text[])",
@@ -65,34 +68,39 @@ def intern_slots(
     txn: Txn, slots: Sequence[tuple[str, str]], types: dict[str, int]
 ) -> dict[tuple[str, str], int]:
     """Return the number of each (type, state key); `types` holds every type named."""
-    wanted = list(dict.fromkeys(slots))
-    known = _slots(txn, wanted, types)
+    wanted = {(types[t], key): (t, key) for t, key in slots}
+    known = _slots(txn, list(wanted))
     missing = [slot for slot in wanted if slot not in known]
     if missing:
-        insert_columns(
+        made = list_tuples(
             txn,
             """
             INSERT INTO state_slots (type_nid, state_key)
-            SELECT * FROM unnest(%s::integer[], %s::text[]) ON CONFLICT DO NOTHING""",
-            [(types[t], key) for t, key in missing],
+            SELECT * FROM unnest(%s::integer[], %s::text[])
+            ON CONFLICT DO NOTHING RETURNING type_nid, state_key, slot_nid""",
+            _columns(missing),
         )
-        known |= _slots(txn, missing, types)
-    return known
+        known |= {(type_nid, key): nid for type_nid, key, nid in made}
+        known |= _slots(txn, [slot for slot in missing if slot not in known])
+    return {wanted[slot]: nid for slot, nid in known.items()}
 
 
-def _slots(
-    txn: Txn, slots: Sequence[tuple[str, str]], types: dict[str, int]
-) -> dict[tuple[str, str], int]:
+def _slots(txn: Txn, slots: list[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    if not slots:
+        return {}
     rows = list_tuples(
         txn,
         """
-        SELECT types.type, slots.state_key, slots.slot_nid
+        SELECT type_nid, state_key, slot_nid
           FROM unnest(%s::integer[], %s::text[]) AS wanted (type_nid, state_key)
-          JOIN state_slots AS slots USING (type_nid, state_key)
-          JOIN event_types AS types USING (type_nid)""",
-        (array_of(types[t] for t, _ in slots), array_of(key for _, key in slots)),
+          JOIN state_slots USING (type_nid, state_key)""",
+        _columns(slots),
     )
-    return {(t, key): nid for t, key, nid in rows}
+    return {(type_nid, key): nid for type_nid, key, nid in rows}
+
+
+def _columns(slots: Sequence[tuple[int, str]]) -> tuple[str, str]:
+    return array_of(type_nid for type_nid, _ in slots), array_of(key for _, key in slots)
 
 
 def list_slots(txn: Txn, slot_nids: Sequence[int]) -> dict[int, tuple[str, str]]:

@@ -12,6 +12,8 @@ from homeserver.core.signing import decode_base64, encode_base64
 from homeserver.storage.query import (
     Txn,
     array_of,
+    copied_json,
+    copied_number,
     copy_rows,
     execute,
     fetch_value,
@@ -101,6 +103,17 @@ def encode_event_id(version: RoomVersion, event_id: EventID) -> bytes:
     return stored
 
 
+def is_event_id(version: RoomVersion, event_id: EventID) -> bool:
+    """Tell whether `encode_event_id` takes it."""
+    if version.event_id_format is EventIDFormat.URLSAFE_BASE64 and _OF_HASH.fullmatch(event_id):
+        return True
+    try:
+        encode_event_id(version, event_id)
+    except ValueError:
+        return False
+    return True
+
+
 def decode_event_id(version: RoomVersion, stored: bytes) -> EventID:
     if version.event_id_format is EventIDFormat.DOMAIN:
         return EventID(stored.decode())
@@ -112,27 +125,8 @@ def decode_event_id(version: RoomVersion, stored: bytes) -> EventID:
 
 
 def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
-    places = [
-        (
-            row.room_nid, row.event_nid, row.event_id, row.type_nid, row.sender_nid,
-            row.slot_nid, row.depth, row.origin_server_ts, row.state_before,
-            row.state_after, row.replaces, row.flags, array_of(row.prev_events),
-            array_of(row.auth_events), row.room_state,
-        )
-        for row in rows
-    ]  # fmt: skip
-    pdus = [(row.room_nid, row.event_nid, row.pdu) for row in rows]
     if len(rows) >= _MANY:
-        copy_rows(
-            txn,
-            """
-            COPY events (room_nid, event_nid, event_id, type_nid, sender_nid, slot_nid, depth,
-                         origin_server_ts, state_before, state_after, replaces, flags,
-                         prev_events, auth_events, room_state)
-            FROM STDIN""",
-            places,
-        )
-        copy_rows(txn, "COPY event_bytes (room_nid, event_nid, pdu) FROM STDIN", pdus)
+        _copy_events(txn, rows)
         return
     insert_many(
         txn,
@@ -141,9 +135,52 @@ def insert_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
                             origin_server_ts, state_before, state_after, replaces, flags,
                             prev_events, auth_events, room_state)
         VALUES %s""",
-        places,
+        [
+            (
+                row.room_nid, row.event_nid, row.event_id, row.type_nid, row.sender_nid,
+                row.slot_nid, row.depth, row.origin_server_ts, row.state_before,
+                row.state_after, row.replaces, row.flags, array_of(row.prev_events),
+                array_of(row.auth_events), row.room_state,
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    insert_many(
+        txn,
+        "INSERT INTO event_bytes (room_nid, event_nid, pdu) VALUES %s",
+        [(row.room_nid, row.event_nid, row.pdu) for row in rows],
     )
-    insert_many(txn, "INSERT INTO event_bytes (room_nid, event_nid, pdu) VALUES %s", pdus)
+
+
+def _copy_events(txn: Txn, rows: Sequence[NewEvent]) -> None:
+    n = copied_number
+    copy_rows(
+        txn,
+        """
+        COPY events (room_nid, event_nid, event_id, type_nid, sender_nid, slot_nid, depth,
+                     origin_server_ts, state_before, state_after, replaces, flags,
+                     prev_events, auth_events, room_state)
+        FROM STDIN""",
+        [
+            (
+                f"{row.room_nid}\t{row.event_nid}\t\\\\x{row.event_id.hex()}\t{row.type_nid}\t"
+                f"{row.sender_nid}\t{n(row.slot_nid)}\t{row.depth}\t{row.origin_server_ts}\t"
+                f"{n(row.state_before)}\t{n(row.state_after)}\t{n(row.replaces)}\t{row.flags}\t"
+                f"{_numbers(row.prev_events)}\t{_numbers(row.auth_events)}\t{n(row.room_state)}"
+            ).encode()
+            for row in rows
+        ],
+    )
+    copy_rows(
+        txn,
+        "COPY event_bytes (room_nid, event_nid, pdu) FROM STDIN (ENCODING 'UTF8')",
+        [b"%d\t%d\t%s" % (row.room_nid, row.event_nid, copied_json(row.pdu)) for row in rows],
+    )
+
+
+def _numbers(values: Sequence[int]) -> str:
+    """As `array_of`, of numbers alone."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class Introduction:
     room_nid: int
     room_id: RoomID
     servers: list[ServerName] | None
+    version: str
+    """Another each time that it is written, be it with the same words."""
 
 
 def insert_introductions(txn: Txn, rows: Sequence[NewIntroduction]) -> None:
@@ -49,8 +51,8 @@ def list_introductions(txn: Txn, user_limit: int) -> list[Introduction]:
         txn,
         Introduction,
         """
-        SELECT user_nid, user_id, room_nid, room_id, servers
-          FROM pending_introductions JOIN users USING (user_nid) JOIN rooms USING (room_nid)
+        SELECT user_nid, user_id, room_nid, room_id, servers, p.xmin::text
+          FROM pending_introductions AS p JOIN users USING (user_nid) JOIN rooms USING (room_nid)
          WHERE user_nid IN (SELECT DISTINCT user_nid FROM pending_introductions
                              ORDER BY user_nid LIMIT %s)
          ORDER BY user_nid, room_nid""",
@@ -64,7 +66,7 @@ def lock_introductions(txn: Txn, user_nid: int) -> list[Introduction]:
         txn,
         Introduction,
         """
-        SELECT user_nid, user_id, room_nid, room_id, servers
+        SELECT user_nid, user_id, room_nid, room_id, servers, p.xmin::text
           FROM pending_introductions AS p JOIN users USING (user_nid) JOIN rooms USING (room_nid)
          WHERE user_nid = %s ORDER BY room_nid FOR UPDATE OF p""",
         (user_nid,),

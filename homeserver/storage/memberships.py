@@ -15,6 +15,7 @@ from homeserver.storage.query import (
     insert_many,
     list_rows,
     list_tuples,
+    list_values,
 )
 
 NUMBERS = {"join": 1, "invite": 2, "leave": 3, "ban": 4, "knock": 5}
@@ -134,19 +135,23 @@ def list_members(txn: Txn, room_nid: int) -> list[MemberOfRoom]:
 
 def list_profiles(txn: Txn, room_nid: int, event_nids: Sequence[int]) -> dict[int, Profile]:
     """Return what member events say of names, by event number; redacted ones say nothing."""
+    asked = (room_nid, array_of(event_nids))
     rows = list_tuples(
         txn,
         """
-        SELECT e.event_nid, e.redacted_by IS NOT NULL,
-               (SELECT convert_from(pdu, 'UTF8') FROM event_bytes AS b
-                 WHERE b.room_nid = e.room_nid AND b.event_nid = e.event_nid)
-          FROM unnest(%s::bigint[]) AS wanted (event_nid)
-          CROSS JOIN LATERAL
-               (SELECT * FROM events
-                 WHERE room_nid = %s AND event_nid = wanted.event_nid OFFSET 0) AS e""",
-        (array_of(event_nids), room_nid),
+        SELECT event_nid, convert_from(pdu, 'UTF8') FROM event_bytes
+         WHERE room_nid = %s AND event_nid = ANY(%s::bigint[])""",
+        asked,
     )
-    return {nid: Profile() if is_redacted else _profile(pdu) for nid, is_redacted, pdu in rows}
+    redacted = list_values(
+        txn,
+        int,
+        """
+        SELECT event_nid FROM events
+         WHERE room_nid = %s AND event_nid = ANY(%s::bigint[]) AND redacted_by IS NOT NULL""",
+        asked,
+    )
+    return {nid: _profile(pdu) for nid, pdu in rows} | dict.fromkeys(redacted, Profile())
 
 
 def _profile(pdu: str) -> Profile:

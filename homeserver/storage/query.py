@@ -5,13 +5,12 @@ SQL is a literal and values are always bound.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO
+from io import BytesIO
 from itertools import islice
 from typing import Any, LiteralString, TypeVar
 
 _ROWS_A_STATEMENT = 1_000
 T = TypeVar("T")
-Copied = int | str | bytes | None
 Values = Sequence[object] | Mapping[str, object]
 R = TypeVar("R")
 
@@ -112,14 +111,25 @@ def insert_many(txn: Txn, sql: LiteralString, rows: Iterable[Sequence[object]]) 
         txn.run_later(before + values + after)
 
 
-def copy_rows(txn: Txn, sql: LiteralString, rows: Iterable[Sequence[Copied]]) -> None:
-    """`COPY … FROM STDIN` with all rows: half the work of `insert_many`, for many rows.
+def copy_rows(txn: Txn, sql: LiteralString, lines: Sequence[bytes]) -> None:
+    """`COPY … FROM STDIN` with a line a row: half the work of `insert_many`, for many rows.
 
-    Texts are written by us and have nothing to escape in them: no backslash, tab or newline.
+    The columns of a line are parted by tabs; see `copied_number`, `copied_json`.
     """
     txn.send_rest()
-    lines = ["\t".join([_copied(value) for value in row]) for row in rows]
-    txn.cursor.copy_expert(sql, StringIO("\n".join(lines)))
+    txn.cursor.copy_expert(sql, BytesIO(b"\n".join(lines)))
+
+
+def copied_number(value: int | None) -> str:
+    return "\\N" if value is None else str(value)
+
+
+def copied_json(value: bytes) -> bytes:
+    """Return JSON for a `bytea` column; a backslash is read twice, by COPY and for the type.
+
+    Half as long as hexadecimal. Other characters with a meaning there do not occur raw in JSON.
+    """
+    return value.replace(b"\\", b"\\\\\\\\") if b"\\" in value else value
 
 
 def insert_columns(
@@ -143,12 +153,6 @@ def _item(value: int | str | None) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return "NULL" if value is None else str(value)
-
-
-def _copied(value: Copied) -> str:
-    if value is None:
-        return "\\N"
-    return "\\\\x" + value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _typed(kind: type[T], value: object) -> T:

@@ -1272,14 +1272,5 @@ ALTER TABLE ONLY public.room_aliases
 ALTER TABLE ONLY public.room_heads
     ADD CONSTRAINT room_heads_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
 
-ALTER TABLE ONLY public.room_memberships
-    ADD CONSTRAINT room_memberships_room_nid_fkey FOREIGN KEY (room_nid) REFERENCES public.rooms(room_nid);
-
-ALTER TABLE ONLY public.room_memberships
-    ADD CONSTRAINT room_memberships_user_nid_fkey FOREIGN KEY (user_nid) REFERENCES public.users(user_nid);
-
-ALTER TABLE ONLY public.state_slots
-    ADD CONSTRAINT state_slots_type_nid_fkey FOREIGN KEY (type_nid) REFERENCES public.event_types(type_nid);
-
 ALTER TABLE ONLY public.to_device_messages
     ADD CONSTRAINT to_device_messages_user_nid_device_id_fkey FOREIGN KEY (user_nid, device_id) REFERENCES public.devices(user_nid, device_id) ON DELETE CASCADE;

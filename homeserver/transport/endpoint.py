@@ -35,6 +35,9 @@ class RequestInfo:
     """What an operation may know of the HTTP request beside its parameters."""
 
     client_ip: str
+    stranger: str | None
+    """Whom limits of work for strangers count it for: the address, of an IPv6 one its network.
+    None: it came by a proxy, which does not say for whom."""
     user_agent: str
     base_url: str
     body_bytes: bytes = b""

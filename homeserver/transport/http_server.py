@@ -24,8 +24,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from homeserver.clock import Clock, cancel_call
+from homeserver.transport.client_networks import network_of
 from homeserver.transport.endpoint import FileBody, Response
 from homeserver.transport.http_parser import HttpRequest, RequestParser, RequestRefused
+from homeserver.transport.tls_listener import HANDSHAKE_LIMITS, HandshakeLimits, TLSListener
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,7 @@ _MIN_SWEEP_SECONDS = 0.5
 _MAX_HELD_BYTES = 256 * 1024 * 1024
 _LARGE_SHARE = 0.75
 """Of it, for bodies above the usual limit: uploads leave room for everything else."""
-_HANDSHAKE_SECONDS = 15.0
-_MAX_SECURE_OF_ADDRESS = 1_000
+_MAX_SECURE_OF_NETWORK = 1_000
 """Connections over TLS, which end here and not at a proxy. Many servers may share one address."""
 _MAX_UNSENT_BYTES = 512 * 1024 * 1024
 _MUCH_BYTES = 1024 * 1024
@@ -73,8 +74,8 @@ class HttpServer:
         larger_bodies: Mapping[bytes, int] = MappingProxyType({}),
         max_held_bytes: int = _MAX_HELD_BYTES,
         max_unsent_bytes: int = _MAX_UNSENT_BYTES,
-        max_secure_of_address: int = _MAX_SECURE_OF_ADDRESS,
-        handshake_seconds: float = _HANDSHAKE_SECONDS,
+        max_secure_of_network: int = _MAX_SECURE_OF_NETWORK,
+        handshake_limits: HandshakeLimits = HANDSHAKE_LIMITS,
     ) -> None:
         """Construct without listening.
 
@@ -93,11 +94,11 @@ class HttpServer:
         self._max_unsent_bytes = max_unsent_bytes
         self._much_unsent: dict[HttpConnection, None] = {}
         """Who was sent a large answer and may not have read it, in that order."""
-        self._max_secure_of_address = max_secure_of_address
-        self._handshake_seconds = handshake_seconds
-        self._secure_of_address: Counter[str] = Counter()
+        self._max_secure_of_network = max_secure_of_network
+        self._handshake_limits = handshake_limits
+        self._secure_of_network: Counter[str] = Counter()
         self._connections: set[HttpConnection] = set()
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[asyncio.Server | TLSListener] = []
         self._sweep_timer = clock.call_later(self._sweep_seconds, self._sweep)
         self._date_at = 0
         self._date = b""
@@ -112,13 +113,15 @@ class HttpServer:
         listening: socket.socket,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        opening = loop.create_server(
-            lambda: HttpConnection(self),
-            sock=listening,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self._handshake_seconds,
-            backlog=_BACKLOG,
-        )
+        def make_connection() -> HttpConnection:
+            return HttpConnection(self)
+
+        if tls is not None:
+            secure = TLSListener(loop, listening, tls, make_connection, self._handshake_limits)
+            secure.open()
+            self._listening.append(secure)
+            return
+        opening = loop.create_server(make_connection, sock=listening, backlog=_BACKLOG)
         self._listening.append(await Deferred.fromFuture(asyncio.ensure_future(opening, loop=loop)))
 
     def stop_listening(self) -> None:
@@ -134,20 +137,20 @@ class HttpServer:
 
     def opened(self, connection: "HttpConnection") -> None:
         self._connections.add(connection)
-        address = connection.secure_address
-        if address is not None:
-            self._secure_of_address[address] += 1
-            if self._secure_of_address[address] > self._max_secure_of_address:
+        network = connection.secure_network
+        if network is not None:
+            self._secure_of_network[network] += 1
+            if self._secure_of_network[network] > self._max_secure_of_network:
                 connection.abort()
 
     def closed(self, connection: "HttpConnection") -> None:
         self._connections.discard(connection)
         self._much_unsent.pop(connection, None)
-        address = connection.secure_address
-        if address is not None:
-            self._secure_of_address[address] -= 1
-            if not self._secure_of_address[address]:
-                del self._secure_of_address[address]
+        network = connection.secure_network
+        if network is not None:
+            self._secure_of_network[network] -= 1
+            if not self._secure_of_network[network]:
+                del self._secure_of_network[network]
 
     def hold(self, more_bytes: int, *, is_large: bool) -> None:
         """Count what requests take. Raises RequestRefused when it is too much."""
@@ -201,13 +204,13 @@ class HttpConnection(asyncio.Protocol):
         "_transport",
         "_unread",
         "_unsent",
-        "secure_address",
+        "secure_network",
     )
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self.secure_address: str | None = None
-        """Of the other side of a connection over TLS."""
+        self.secure_network: str | None = None
+        """Of the other side's address, over TLS."""
         self._transport: asyncio.Transport
         self._parser: RequestParser
         self._request: HttpRequest | None = None
@@ -234,7 +237,7 @@ class HttpConnection(asyncio.Protocol):
         # A socket for both takes IPv4 as IPv6 that begins so.
         address = str(peer[0]).removeprefix("::ffff:") if isinstance(peer, tuple) else "unknown"
         is_secure = transport.get_extra_info("sslcontext") is not None
-        self.secure_address = address if is_secure else None
+        self.secure_network = network_of(address) if is_secure else None
         self._parser = RequestParser(
             self._server.max_body_bytes,
             address,

@@ -44,6 +44,7 @@ from homeserver.errors import (
 from homeserver.metrics import REQUEST_SECONDS, RESPONSES
 from homeserver.randomness import Randomness
 from homeserver.requester import Requester
+from homeserver.transport.client_networks import stranger_at
 from homeserver.transport.decoding import DecodingFailed, decode, decode_text
 from homeserver.transport.endpoint import (
     Auth,
@@ -68,9 +69,9 @@ _MAX_JSON_DEPTH = 200
 Authenticate = Callable[[str, Mapping[str, str]], Awaitable[Requester]]
 """From an access token and the query parameters (appservices name a user there) to the requester.
 Raises UnknownToken or Forbidden."""
-AuthenticateServer = Callable[[str, str, str | None, bytes], Awaitable[ServerName]]
-"""From method, target, Authorization header and body to the server that signed them. Raises
-Unauthorized, Forbidden for a server that is not talked with, LimitExceeded."""
+AuthenticateServer = Callable[[str, str, str | None, bytes, str | None], Awaitable[ServerName]]
+"""From method, target, Authorization header, body and `RequestInfo.stranger` to the server that
+signed them. Raises Unauthorized, Forbidden for a server that is not talked with, LimitExceeded."""
 CheckAdmin = Callable[[str], Awaitable[None]]
 """Raises UnknownToken or Forbidden unless the token is an administrator's."""
 CountRequest = Callable[[Route, Requester | None, str], None]
@@ -222,6 +223,7 @@ class Pipeline:
                 request.target.decode("ascii"),
                 request.header(b"authorization"),
                 request.body,
+                stranger_at(client_ip),
             )
         if route.body_kind is not None:
             if not request.body and request.method == "PUT":
@@ -232,6 +234,7 @@ class Pipeline:
         if route.wants_request:
             arguments["request"] = RequestInfo(
                 client_ip=client_ip,
+                stranger=stranger_at(client_ip),
                 user_agent=request.header(b"user-agent") or "",
                 base_url=self._base_url(request),
                 body_bytes=request.body,

@@ -1,4 +1,4 @@
-"""Rate limits: one token bucket a requester (or address) and class of operation.
+"""Rate limits: one token bucket a requester (or network of an address) and class of operation.
 
 spec: client-server-api/#rate-limiting, v1.19. Bounded: the oldest buckets go
 when there are too many.
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from homeserver.clock import Clock
 from homeserver.errors import LimitExceeded
 from homeserver.requester import Requester
+from homeserver.transport.client_networks import network_of
 from homeserver.transport.endpoint import Route
 
 _MAX_BUCKETS = 100_000
@@ -47,7 +48,7 @@ class RateLimits:
             return
         if not self._enabled or (requester is not None and requester.appservice_id is not None):
             return
-        who = requester.user_id if requester is not None else client_ip
+        who = requester.user_id if requester is not None else network_of(client_ip)
         operation = route.declaration.operation_id
         factor = self._more_often.get(operation, 1)
         self.take((who, operation), self._per_second * factor, self._burst * factor)

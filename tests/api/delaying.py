@@ -21,6 +21,14 @@ def start(database: InlineDatabase, **limits: int) -> Homeserver:
     return Homeserver(database, dataclasses.replace(CONFIG, delayed_events=section))
 
 
+def make_call_room(alice: User) -> str:
+    """A room of alice's in which everybody may set the state of a call."""
+    return alice.create_room(
+        preset="public_chat",
+        power_level_content_override={"events": {"org.example.call": 0}},
+    )
+
+
 def hand_in(
     user: User, room_id: str, text: str, delay_ms: int = 10_000, txn_id: str | None = None
 ) -> Reply:

@@ -6,24 +6,14 @@ from urllib.parse import quote
 
 from homeserver.transport.endpoint import Auth
 from tests.database import InlineDatabase
-from tests.homeserver import Homeserver, Reply, User
+from tests.homeserver import PASSWORD, Homeserver, Reply, User
 
-PASSWORD = "a-long-password"
 WHOAMI = "/_matrix/client/v3/account/whoami"
 
 
 def login(server: Homeserver, user: str = "alice", password: str = PASSWORD, **more: Any) -> Reply:
     body = {"type": "m.login.password", "user": user, "password": password, **more}
     return server.request("POST", "/_matrix/client/v3/login", body)
-
-
-def proof(user: User, password: str = PASSWORD, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": user.user_id},
-        "password": password,
-        **more,
-    }
 
 
 def test_password_change_needs_the_old_one_and_logs_others_out(homeserver: Homeserver) -> None:
@@ -33,7 +23,7 @@ def test_password_change_needs_the_old_one_and_logs_others_out(homeserver: Homes
 
     asked = alice.post("/account/password", body)
     done = alice.post(
-        "/account/password", {**body, "auth": proof(alice, session=asked.json["session"])}
+        "/account/password", {**body, "auth": alice.proof(session=asked.json["session"])}
     )
 
     assert asked.json["flows"] == [{"stages": ["m.login.password"]}]
@@ -47,7 +37,7 @@ def test_password_change_needs_the_old_one_and_logs_others_out(homeserver: Homes
 def test_password_change_can_leave_other_sessions(homeserver: Homeserver) -> None:
     alice = homeserver.register("alice")
     other = alice.login_again()
-    body = {"new_password": "another-password", "logout_devices": False, "auth": proof(alice)}
+    body = {"new_password": "another-password", "logout_devices": False, "auth": alice.proof()}
 
     assert alice.post("/account/password", body).status == 200
 
@@ -60,8 +50,8 @@ def test_wrong_password_in_interactive_authentication_may_be_corrected(
     alice = homeserver.register("alice")
     body = {"new_password": "another-password"}
 
-    wrong = alice.post("/account/password", {**body, "auth": proof(alice, "wrong")})
-    right = proof(alice, session=wrong.json["session"])
+    wrong = alice.post("/account/password", {**body, "auth": alice.proof("wrong")})
+    right = alice.proof(session=wrong.json["session"])
 
     assert (wrong.status, wrong.errcode) == (401, "M_FORBIDDEN")
     assert alice.post("/account/password", {**body, "auth": right}).status == 200
@@ -72,7 +62,7 @@ def test_interactive_session_confusion_a_stage_counts_for_its_own_operation_only
 ) -> None:
     alice = homeserver.register("alice")
     session = alice.post("/account/password", {"new_password": "another"}).json["session"]
-    auth = proof(alice, session=session)
+    auth = alice.proof(session=session)
 
     other_operation = alice.post("/account/deactivate", {"auth": auth})
     other_body = alice.post("/account/password", {"new_password": "stolen", "auth": auth})
@@ -88,8 +78,8 @@ def test_interactive_session_confusion_a_session_belongs_to_its_user(
     mallory = homeserver.register("mallory")
     session = alice.post("/account/deactivate", {}).json["session"]
 
-    theirs = mallory.post("/account/deactivate", {"auth": proof(mallory, session=session)})
-    as_other = alice.post("/account/deactivate", {"auth": proof(mallory, session=session)})
+    theirs = mallory.post("/account/deactivate", {"auth": mallory.proof(session=session)})
+    as_other = alice.post("/account/deactivate", {"auth": mallory.proof(session=session)})
 
     assert (theirs.status, as_other.status) == (403, 403)
     assert alice.get("/account/whoami").status == 200
@@ -108,7 +98,7 @@ def test_dummy_stage_is_no_password(homeserver: Homeserver) -> None:
 
 
 def deactivate(user: User, **more: Any) -> None:
-    reply = user.post("/account/deactivate", {"auth": proof(user), **more})
+    reply = user.post("/account/deactivate", {"auth": user.proof(), **more})
     assert reply.json == {"id_server_unbind_result": "success"}
 
 

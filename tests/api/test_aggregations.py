@@ -3,8 +3,6 @@
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from tests.api.relating import (
     bundle_in,
     bundle_of,
@@ -18,13 +16,6 @@ from tests.api.relating import (
     related,
 )
 from tests.homeserver import Homeserver, User
-
-
-@pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
 
 
 def timeline_of(user: User, room_id: str, since: str | None = None, limit: int = 20) -> Any:

@@ -26,8 +26,7 @@ def test_attack_13_delayed_events_of_a_user_are_few_and_the_answer_says_until_wh
 ) -> None:
     server = start(database, max_scheduled=3)
     alice, bob = server.register("alice"), server.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+    room_id = alice.meet(bob)
     for number in range(3):
         delay(alice, room_id, f"{number}", 60_000 + number * 1000)
     server.advance(10.5)
@@ -79,8 +78,7 @@ def test_attack_13_delayed_events_beyond_what_memory_keeps_are_cancelled_when_th
     server = start(database)
     alice, bob = server.register("alice"), server.register("bob")
     calls = {"events": {"org.example.call": 0}}
-    room_id = alice.create_room(preset="public_chat", power_level_content_override=calls)
-    bob.join(room_id)
+    room_id = alice.meet(bob, power_level_content_override=calls)
     for key in ("kept", "not kept"):
         delay_state(bob, room_id, key, {"who": "bob"})
 
@@ -101,8 +99,7 @@ def test_attack_13_delayed_events_of_one_user_do_not_hold_up_anothers(
     """A hundred of mallory's are due before alice's one: it goes out with the first few."""
     server = start(database)
     alice, mallory = server.register("alice"), server.register("mallory")
-    room_id = alice.create_room(preset="public_chat")
-    mallory.join(room_id)
+    room_id = alice.meet(mallory)
     for number in range(100):
         delay(mallory, room_id, f"flood {number}", 10_000)
     delay(alice, room_id, "in time", 10_001)

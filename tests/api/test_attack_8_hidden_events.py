@@ -12,10 +12,8 @@ from tests.homeserver import Homeserver, User
 
 @pytest.mark.parametrize("flag", [OUTLIER, REJECTED, SOFT_FAILED])
 def test_attack_8_what_was_not_let_in_is_told_to_nobody(
-    both_versions: Homeserver, alice: User, bob: User, flag: int
+    both_versions: Homeserver, alice: User, bob: User, room_id: str, flag: int
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     root = alice.send(room_id, "root")
     since = bob.sync()["next_batch"]
     evil = related(alice, room_id, root, "m.reference", content={"body": "evil"})

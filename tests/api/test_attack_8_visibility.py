@@ -14,6 +14,7 @@ from tests.api.relating import related
 from tests.api.sliding import slide, subscription
 from tests.api.visibility_oracle import Oracle
 from tests.homeserver import Homeserver, User
+from tests.room_state import history_visibility
 
 RULES = [
     ("world_readable",),
@@ -53,7 +54,7 @@ class Room:
         self.homeserver = homeserver
         self.alice = homeserver.register("alice")
         self.users = {name: homeserver.register(name) for name in SCRIPTS}
-        first = {"type": "m.room.history_visibility", "content": {"history_visibility": rules[0]}}
+        first = history_visibility(rules[0])
         self.id = self.alice.create_room(preset="public_chat", initial_state=[first])
         self.path = f"/rooms/{quote(self.id)}"
         self.tokens: list[str] = []

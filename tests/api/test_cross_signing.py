@@ -19,9 +19,7 @@ from tests.api.signed_keys import (
     upload_cross_signing,
     upload_device_keys,
 )
-from tests.homeserver import Homeserver, Reply, User
-
-PASSWORD = "a-long-password"
+from tests.homeserver import PASSWORD, Homeserver, Reply, User
 
 
 @pytest.fixture
@@ -42,12 +40,7 @@ def with_password(user: User, body: Mapping[str, object], password: str = PASSWO
     """Answer the challenge that the upload is met with."""
     challenge = post_keys(user, body)
     assert challenge.status == 401, challenge.json
-    auth = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": user.user_id},
-        "password": password,
-        "session": challenge.json["session"],
-    }
+    auth = user.proof(password, session=challenge.json["session"])
     return post_keys(user, {**body, "auth": auth})
 
 
@@ -160,33 +153,18 @@ def test_attack_12_keys_for_another_user_are_refused(alice: User, bob: User) -> 
     assert query(bob, bob.user_id)["master_keys"] == {}
 
 
-def test_public_key_that_is_the_id_of_a_device_is_refused(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_public_key_that_is_the_id_of_a_device_is_refused(alice: User) -> None:
     keys = CrossSigningKeys(alice)
-    login = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": "alice"},
-        "password": PASSWORD,
-        "device_id": keys.master.public,
-    }
-    assert homeserver.request("POST", "/_matrix/client/v3/login", login).status == 200
+    alice.login_again(device_id=keys.master.public)
 
     reply = post_keys(alice, keys.body())
 
     assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
 
 
-def test_keys_of_a_device_whose_id_is_a_public_key_are_refused(homeserver: Homeserver) -> None:
-    alice = homeserver.register("alice")
+def test_keys_of_a_device_whose_id_is_a_public_key_are_refused(alice: User) -> None:
     keys = upload_cross_signing(alice)
-    login = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": "alice"},
-        "password": PASSWORD,
-        "device_id": keys.master.public,
-    }
-    token = homeserver.request("POST", "/_matrix/client/v3/login", login).json["access_token"]
-    device = User(homeserver, alice.user_id, token, keys.master.public)
+    device = alice.login_again(device_id=keys.master.public)
 
     reply = upload(device, device_keys=device_keys(device))
 
@@ -369,23 +347,15 @@ def test_same_self_signing_key_under_a_new_master_key_keeps_its_signatures(alice
     assert device["signatures"] == signed["signatures"]
 
 
-def test_device_that_comes_again_under_its_old_id_has_no_signatures(
-    homeserver: Homeserver, alice: User
-) -> None:
+def test_device_that_comes_again_under_its_old_id_has_no_signatures(alice: User) -> None:
     other = alice.login_again()
     keys = upload_device_keys(other)
     cross = upload_cross_signing(alice)
     sign_keys(alice, alice.user_id, other.device_id, cross.self_signing.sign(keys, alice.user_id))
     other.post("/logout", {})
-    login = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": "alice"},
-        "password": PASSWORD,
-        "device_id": other.device_id,
-    }
-    token = homeserver.request("POST", "/_matrix/client/v3/login", login).json["access_token"]
+    reborn = alice.login_again(device_id=other.device_id)
 
-    upload_device_keys(User(homeserver, alice.user_id, token, other.device_id))
+    upload_device_keys(reborn)
 
     found = query(alice, alice.user_id)["device_keys"][alice.user_id][other.device_id]
     assert found["signatures"] == keys["signatures"]

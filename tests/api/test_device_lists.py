@@ -21,14 +21,6 @@ from tests.api.signed_keys import (
 from tests.homeserver import Homeserver, User
 
 
-@pytest.fixture
-def room(alice: User, bob: User) -> str:
-    """A room that both are in."""
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
-
-
 def changed(sync: Any) -> list[str]:
     return list(sync.get("device_lists", {}).get("changed", []))
 
@@ -50,7 +42,7 @@ CHANGES: dict[str, Callable[[User], object]] = {
 }
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_change_is_told_to_those_who_share_a_room_and_to_the_user(
     both_versions: Homeserver, alice: User, bob: User, change: Callable[[User], object]
@@ -66,7 +58,7 @@ def test_change_is_told_to_those_who_share_a_room_and_to_the_user(
     assert changed(bob.sync(syncs[bob]["next_batch"])) == []
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_waiting_sync_is_woken_by_new_keys(alice: User, bob: User) -> None:
     since = bob.sync()["next_batch"]
     waiting = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30_000})
@@ -77,7 +69,7 @@ def test_waiting_sync_is_woken_by_new_keys(alice: User, bob: User) -> None:
     assert changed(waiting.reply().json) == [alice.user_id]
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_self_signature_on_a_device_is_told(alice: User, bob: User) -> None:
     keys = upload_device_keys(alice)
     cross = upload_cross_signing(alice)
@@ -92,7 +84,7 @@ def test_self_signature_on_a_device_is_told(alice: User, bob: User) -> None:
     assert changed(bob.sync(synced["next_batch"])) == []
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_signature_on_another_user_is_told_to_its_maker_alone(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
@@ -105,11 +97,11 @@ def test_signature_on_another_user_is_told_to_its_maker_alone(
     assert changed(alice.sync(hers_since)) == [bob.user_id]
     assert changed(bob.sync(his_since)) == []
     both_versions = both_versions.restart()
-    alice = User(both_versions, alice.user_id, alice.token, alice.device_id)
+    alice = alice.at(both_versions)
     assert changed(alice.sync(hers_since)) == [bob.user_id]
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_what_changes_no_keys_is_not_told(alice: User, bob: User) -> None:
     upload_device_keys(alice)
     upload_cross_signing(alice)
@@ -122,7 +114,7 @@ def test_what_changes_no_keys_is_not_told(alice: User, bob: User) -> None:
     assert changed(bob.sync(since)) == []
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_refused_upload_is_not_told(alice: User, bob: User) -> None:
     upload(alice, one_time_keys=one_time_keys(alice, "A"))
     since = bob.sync()["next_batch"]
@@ -137,7 +129,7 @@ def test_refused_upload_is_not_told(alice: User, bob: User) -> None:
     assert changed(bob.sync(since)) == []
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_renamed_device_with_keys_is_told(alice: User, bob: User) -> None:
     upload_device_keys(alice)
     since = bob.sync()["next_batch"]
@@ -147,7 +139,7 @@ def test_renamed_device_with_keys_is_told(alice: User, bob: User) -> None:
     assert changed(bob.sync(since)) == [alice.user_id]
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_attack_12_changes_during_an_outage_are_told_after_it(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
@@ -156,14 +148,14 @@ def test_attack_12_changes_during_an_outage_are_told_after_it(
     both_versions.advance(24 * 3600)
 
     both_versions = both_versions.restart()
-    bob = User(both_versions, bob.user_id, bob.token, bob.device_id)
+    bob = bob.at(both_versions)
 
     synced = bob.sync(since)
     assert changed(synced) == [alice.user_id]
     assert changed(bob.sync(synced["next_batch"])) == []
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
@@ -178,8 +170,8 @@ def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
         both_versions.database.fail_at = None
 
         both_versions = both_versions.restart()
-        alice = User(both_versions, alice.user_id, alice.token, alice.device_id)
-        bob = User(both_versions, bob.user_id, bob.token, bob.device_id)
+        alice = alice.at(both_versions)
+        bob = bob.at(both_versions)
         devices = query(bob, alice.user_id)["device_keys"][alice.user_id]
         is_deleted = other.device_id not in devices
         assert changed(bob.sync(since)) == ([alice.user_id] if is_deleted else [])
@@ -187,7 +179,7 @@ def test_attack_12_deleted_device_is_told_wherever_the_server_fails(
     assert True in failed_after_deletion
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_usual_sync_reads_no_changes_from_the_database(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
@@ -200,7 +192,7 @@ def test_usual_sync_reads_no_changes_from_the_database(
     assert not [sql for sql in both_versions.database.statements if "device_list" in sql]
 
 
-@pytest.mark.usefixtures("room")
+@pytest.mark.usefixtures("room_id")
 def test_key_changes_between_two_tokens(alice: User, bob: User) -> None:
     start = bob.sync()["next_batch"]
     upload_device_keys(alice)
@@ -214,32 +206,32 @@ def test_key_changes_between_two_tokens(alice: User, bob: User) -> None:
 
 
 def test_key_changes_name_those_who_joined_and_left(
-    both_versions: Homeserver, alice: User, bob: User, room: str
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
     carol = both_versions.register("carol")
     start = alice.sync()["next_batch"]
-    carol.join(room)
+    carol.join(room_id)
     met = alice.sync()["next_batch"]
-    carol.post(f"/rooms/{room}/leave", {})
+    carol.post(f"/rooms/{room_id}/leave", {})
     end = alice.sync()["next_batch"]
 
     def changes(token: str) -> Any:
         return alice.get("/keys/changes", **{"from": token, "to": end}).json
 
     assert changes(met) == {"changed": [], "left": [carol.user_id]}
-    bob.post(f"/rooms/{room}/leave", {})
+    bob.post(f"/rooms/{room_id}/leave", {})
     assert changes(start) == {"changed": [], "left": [bob.user_id, carol.user_id]}
-    bob.join(room)
+    bob.join(room_id)
     assert changes(start) == {"changed": [bob.user_id], "left": [carol.user_id]}
 
 
 def test_key_changes_name_whom_the_user_met_or_left_behind(
-    alice: User, bob: User, room: str
+    alice: User, bob: User, room_id: str
 ) -> None:
     start = bob.sync()["next_batch"]
-    bob.post(f"/rooms/{room}/leave", {})
+    bob.post(f"/rooms/{room_id}/leave", {})
     gone = bob.get("/keys/changes", **{"from": start, "to": start})
-    bob.join(room)
+    bob.join(room_id)
     back = bob.get("/keys/changes", **{"from": start, "to": start})
 
     assert gone.json == {"changed": [], "left": [alice.user_id]}
@@ -256,14 +248,14 @@ def test_key_changes_need_tokens_of_this_server(alice: User) -> None:
 
 
 def test_sync_tells_who_joined_and_who_left(
-    both_versions: Homeserver, alice: User, room: str
+    both_versions: Homeserver, alice: User, room_id: str
 ) -> None:
     carol = both_versions.register("carol")
     start = alice.sync()["next_batch"]
 
-    carol.join(room)
+    carol.join(room_id)
     joined = alice.sync(start)
-    carol.post(f"/rooms/{room}/leave", {})
+    carol.post(f"/rooms/{room_id}/leave", {})
     gone = alice.sync(joined["next_batch"])
 
     assert (changed(joined), left(joined)) == ([carol.user_id], [])

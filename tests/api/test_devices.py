@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.background import Background
 from homeserver.core.identifiers import DeviceID, UserID
@@ -12,9 +11,8 @@ from homeserver.services.devices import Devices
 from homeserver.services.sessions import Sessions
 from homeserver.storage.query import Txn, execute
 from tests.database import InlineDatabase
-from tests.homeserver import Homeserver, Reply, SteadyRandomness, User
-
-PASSWORD = "a-long-password"
+from tests.homeserver import PASSWORD, Homeserver, Reply, SteadyRandomness, User
+from tests.results import result_of
 
 
 def proof(user: User, password: str = PASSWORD, **more: Any) -> dict[str, Any]:
@@ -171,14 +169,6 @@ def test_nobody_deletes_the_devices_of_others(homeserver: Homeserver) -> None:
 # --- what is deleted with a device
 
 
-def run(awaitable: Any) -> Any:
-    results: list[Any] = []
-    Deferred.fromCoroutine(awaitable).addBoth(results.append)
-    if hasattr(results[0], "raiseException"):
-        results[0].raiseException()
-    return results[0]
-
-
 def test_what_belongs_to_a_device_goes_in_the_same_transaction(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
@@ -201,10 +191,10 @@ def test_what_belongs_to_a_device_goes_in_the_same_transaction(
     database.fail_at = 3  # the feature's own statement
 
     with pytest.raises(Exception, match="injected"):
-        run(devices.delete(user_id, [DeviceID("PHONE"), DeviceID("NONE")]))
+        result_of(devices.delete(user_id, [DeviceID("PHONE"), DeviceID("NONE")]))
     assert "PHONE" in ids(alice)
     assert told == []
-    run(devices.delete(user_id, [DeviceID("PHONE"), DeviceID("NONE")]))
+    result_of(devices.delete(user_id, [DeviceID("PHONE"), DeviceID("NONE")]))
 
     assert deleted[-1] == ("PHONE",)
     assert told == [(alice.user_id, ("PHONE",))]

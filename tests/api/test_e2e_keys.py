@@ -179,7 +179,7 @@ def test_attack_12_claimed_keys_stay_claimed_after_a_restart(
     first = claim(bob, alice)
 
     homeserver = homeserver.restart()
-    bob = User(homeserver, bob.user_id, bob.token, bob.device_id)
+    bob = bob.at(homeserver)
 
     second = claim(bob, alice)
     assert first.keys() | second.keys() == one_time_keys(alice, "A", "B").keys()

@@ -11,9 +11,7 @@ from tests.homeserver import Homeserver, Reply, User
 
 @pytest.fixture
 def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    assert bob.join(room_id).status == 200
-    return room_id
+    return alice.meet(bob, name="Tea")
 
 
 def context(user: User, room_id: str, event_id: str, **query: Any) -> Reply:

@@ -3,27 +3,15 @@
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from tests.api.sliding import room_list, slide, subscription, texts
+from tests.api.syncing import joined
 from tests.homeserver import User
-
-
-@pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
 
 
 def ignore(user: User, *ignored: User) -> None:
     path = f"/user/{quote(user.user_id)}/account_data/m.ignored_user_list"
     listed: dict[str, Any] = {other.user_id: {} for other in ignored}
     assert user.put(path, {"ignored_users": listed}).status == 200
-
-
-def joined(response: Any, room_id: str) -> Any:
-    return response["rooms"]["join"][room_id]
 
 
 def test_messages_of_an_ignored_user_are_not_told_but_his_state_is(

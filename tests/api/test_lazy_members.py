@@ -30,8 +30,7 @@ def rename(user: User, name: str) -> None:
 @pytest.fixture
 def room_id(alice: User, bob: User) -> str:
     """A named room, so that nobody is needed as a hero."""
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     for number in range(12):
         alice.send(room_id, str(number))
     return room_id

@@ -8,12 +8,11 @@ import pytest
 
 from homeserver.config import RateLimitSection
 from tests.database import InlineDatabase
-from tests.homeserver import DEFAULT_CONFIG, Homeserver, Reply, User
+from tests.homeserver import DEFAULT_CONFIG, PASSWORD, Homeserver, Reply
 
 LOGIN = "/_matrix/client/v3/login"
 REFRESH = "/_matrix/client/v3/refresh"
 WHOAMI = "/_matrix/client/v3/account/whoami"
-PASSWORD = "a-long-password"
 
 
 def login(server: Homeserver, user: str = "alice", password: str = PASSWORD, **more: Any) -> Reply:
@@ -28,15 +27,6 @@ def login(server: Homeserver, user: str = "alice", password: str = PASSWORD, **m
 
 def owner(server: Homeserver, token: str) -> Reply:
     return server.request("GET", WHOAMI, token=token)
-
-
-def proof(user: User, password: str = PASSWORD, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": user.user_id},
-        "password": password,
-        **more,
-    }
 
 
 def test_login_flows_are_told(homeserver: Homeserver) -> None:
@@ -255,9 +245,9 @@ def test_guessing_by_interactive_authentication_is_limited_too(limited_server: H
     alice = limited_server.register("alice")
     path = f"/devices/{alice.device_id}"
     for _ in range(3):
-        assert alice.request("DELETE", path, {"auth": proof(alice, "wrong")}).status == 401
+        assert alice.request("DELETE", path, {"auth": alice.proof("wrong")}).status == 401
 
-    assert alice.request("DELETE", path, {"auth": proof(alice)}).status == 429
+    assert alice.request("DELETE", path, {"auth": alice.proof()}).status == 429
 
 
 # --- refresh tokens

@@ -237,7 +237,7 @@ def put_member(user: User, room_id: str, of: User, membership: str) -> int:
 def test_ones_own_membership_is_also_set_as_state(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat")
     assert put_member(bob, room_id, bob, "join") == 403
-    assert put_member(bob, "!unknown:hs.test", bob, "join") == 403
+    assert put_member(bob, "!unknown:hs.test", bob, "join") == 404
 
     for membership in ("leave", "join"):
         alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})

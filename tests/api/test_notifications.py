@@ -12,9 +12,8 @@ from tests.homeserver import User
 
 
 @pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
+def room_id(room_id: str, alice: User) -> str:
+    """With Carol in it too: the third makes it no direct chat."""
     assert alice.homeserver.register("carol").join(room_id).status == 200
     return room_id
 
@@ -163,7 +162,6 @@ def test_only_the_newest_of_a_room_are_kept(
     found = ids(listed(bob))
     assert found == sent[::-1][: len(found)]
     assert 3 <= len(found) < 3 + 5
-    other = alice.create_room(preset="public_chat")
-    bob.join(other)
+    other = alice.meet(bob)
     alice.send(other, "elsewhere")
     assert unread(bob, other) == (1, 0)

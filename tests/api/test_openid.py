@@ -66,13 +66,8 @@ def test_attack_11_an_access_token_is_no_openid_token(homeserver: Homeserver) ->
 def test_a_deactivated_account_is_vouched_for_no_more(homeserver: Homeserver) -> None:
     alice = homeserver.register("alice")
     token = request_token(alice).json["access_token"]
-    auth = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": alice.user_id},
-        "password": "a-long-password",
-    }
 
-    assert alice.post("/account/deactivate", {"auth": auth}).status == 200
+    assert alice.post("/account/deactivate", {"auth": alice.proof()}).status == 200
 
     assert exchange(homeserver, token).status == 401
 

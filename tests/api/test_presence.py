@@ -15,13 +15,6 @@ from tests.homeserver import DEFAULT_CONFIG, Homeserver, PendingReply, Reply, Us
 TIMEOUT_MS = 30_000
 
 
-@pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
-
-
 def path_of(user: User) -> str:
     return f"/presence/{quote(user.user_id)}/status"
 
@@ -270,6 +263,7 @@ def test_filter_may_leave_presence_out(alice: User, bob: User, room_id: str) -> 
     nothing = json.dumps({"presence": {"types": []}})
 
     assert "presence" not in bob.sync(filter=nothing)
+    assert "presence" in bob.sync()
 
 
 def test_token_of_an_earlier_process_is_told_everything(
@@ -279,7 +273,7 @@ def test_token_of_an_earlier_process_is_told_everything(
         set_presence(alice, presence)
     since = unseen_sync(bob)["next_batch"]
     later = alice.homeserver.restart()
-    users = [User(later, user.user_id, user.token, user.device_id) for user in (alice, bob)]
+    users = [user.at(later) for user in (alice, bob)]
 
     set_presence(users[0], "online")
 
@@ -300,8 +294,7 @@ def without_presence(database: InlineDatabase) -> Iterator[Homeserver]:
 
 def test_switched_off_everybody_seems_offline(without_presence: Homeserver) -> None:
     alice, bob = without_presence.register("alice"), without_presence.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+    alice.meet(bob)
 
     assert set_presence(alice, "online", "here").status == 200
     alice.sync()

@@ -149,6 +149,8 @@ def test_a_room_that_everybody_has_left_is_not_in_the_directory(
     homeserver: Homeserver, alice: User
 ) -> None:
     room_id = public_room(alice)
+    assert ids(search(alice)) == [room_id]
+
     alice.post(f"/rooms/{quote(room_id)}/leave", {})
     homeserver.advance(6)
 
@@ -172,8 +174,7 @@ def test_who_may_not_set_the_alias_does_not_publish_a_room(
     homeserver: Homeserver, alice: User
 ) -> None:
     bob, carol = homeserver.register("bob"), homeserver.register("carol")
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+    room_id = alice.meet(bob)
     path = f"/directory/list/room/{quote(room_id)}"
 
     for user in (bob, carol):

@@ -47,21 +47,12 @@ def marker_of(user: User, room_id: str) -> Any:
     return user.get(path).json.get("event_id")
 
 
-def room_of_two(homeserver: Homeserver) -> tuple[User, User, str]:
-    alice = homeserver.register("alice")
-    bob = homeserver.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return alice, bob, room_id
-
-
 def thread_reply(user: User, room_id: str, root: str) -> str:
     relation = {"rel_type": "m.thread", "event_id": root}
     return user.send_event(room_id, "m.room.message", {"body": "x", "m.relates_to": relation})
 
 
-def test_everybody_in_the_room_sees_a_receipt(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_everybody_in_the_room_sees_a_receipt(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
     since = {user: user.sync()["next_batch"] for user in (alice, bob)}
 
@@ -73,8 +64,9 @@ def test_everybody_in_the_room_sees_a_receipt(both_versions: Homeserver) -> None
         assert receipts_in(user.sync(synced["next_batch"]), room_id) is None
 
 
-def test_a_receipt_has_the_time_it_was_sent(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_receipt_has_the_time_it_was_sent(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     both_versions.advance(5)
 
@@ -86,8 +78,7 @@ def test_a_receipt_has_the_time_it_was_sent(both_versions: Homeserver) -> None:
     )
 
 
-def test_a_receipt_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_receipt_wakes_a_waiting_sync(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     waiting = alice.start_request("GET", "/sync", query={"since": since, "timeout": 30000})
@@ -98,8 +89,7 @@ def test_a_receipt_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
     assert receipts_in(waiting.reply().json, room_id) is not None
 
 
-def test_private_receipts_are_for_their_owner_alone(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_private_receipts_are_for_their_owner_alone(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
     since = {user: user.sync()["next_batch"] for user in (bob, alice)}
     waiting = alice.start_request("GET", "/sync", query={"since": since[alice], "timeout": 30000})
@@ -114,8 +104,9 @@ def test_private_receipts_are_for_their_owner_alone(both_versions: Homeserver) -
     assert receipts_in(alice.sync(), room_id) is None
 
 
-def test_private_receipts_stay_private_after_a_restart(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_private_receipts_stay_private_after_a_restart(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id, "m.read.private")
@@ -125,8 +116,9 @@ def test_private_receipts_stay_private_after_a_restart(both_versions: Homeserver
     assert receipts_in(alice.sync(since), room_id) is None
 
 
-def test_a_private_receipt_costs_others_no_reading(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_private_receipt_costs_others_no_reading(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id, "m.read.private")
@@ -137,8 +129,7 @@ def test_a_private_receipt_costs_others_no_reading(both_versions: Homeserver) ->
     assert not [s for s in both_versions.database.statements if "receipts" in s]
 
 
-def test_receipts_never_go_back(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_receipts_never_go_back(alice: User, bob: User, room_id: str) -> None:
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, second)
@@ -151,8 +142,7 @@ def test_receipts_never_go_back(both_versions: Homeserver) -> None:
     assert receipts_in(alice.sync(), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_a_newer_receipt_replaces_the_older(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_newer_receipt_replaces_the_older(alice: User, bob: User, room_id: str) -> None:
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, first)
@@ -162,8 +152,7 @@ def test_a_newer_receipt_replaces_the_older(both_versions: Homeserver) -> None:
     assert receipts_in(alice.sync(), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_receipts_of_threads_are_apart(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_receipts_of_threads_are_apart(alice: User, bob: User, room_id: str) -> None:
     root = alice.send(room_id, "root")
     reply = thread_reply(alice, room_id, root)
     last = alice.send(room_id, "last")
@@ -179,8 +168,9 @@ def test_receipts_of_threads_are_apart(both_versions: Homeserver) -> None:
     }
 
 
-def test_of_two_receipts_for_one_event_the_unthreaded_is_told(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_of_two_receipts_for_one_event_the_unthreaded_is_told(
+    alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
 
     post_receipt(bob, room_id, event_id)
@@ -189,8 +179,9 @@ def test_of_two_receipts_for_one_event_the_unthreaded_is_told(both_versions: Hom
     assert receipts_in(alice.sync(), room_id) == {event_id: {"m.read": {bob.user_id: {}}}}
 
 
-def test_an_event_must_be_in_the_thread_of_its_receipt(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_an_event_must_be_in_the_thread_of_its_receipt(
+    alice: User, bob: User, room_id: str
+) -> None:
     root = alice.send(room_id, "root")
     reply = thread_reply(alice, room_id, root)
     reaction = alice.send_event(
@@ -213,8 +204,7 @@ def test_an_event_must_be_in_the_thread_of_its_receipt(both_versions: Homeserver
     assert status(root, "main") == 200
 
 
-def test_relations_are_followed_only_a_few_steps(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_relations_are_followed_only_a_few_steps(alice: User, room_id: str) -> None:
     root = alice.send(room_id, "root")
     last = thread_reply(alice, room_id, root)
     for _ in range(6):
@@ -226,8 +216,7 @@ def test_relations_are_followed_only_a_few_steps(both_versions: Homeserver) -> N
 
 
 @pytest.mark.parametrize("thread_id", ["", None, 5, {}])
-def test_malformed_thread_ids_are_refused(both_versions: Homeserver, thread_id: object) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_malformed_thread_ids_are_refused(alice: User, room_id: str, thread_id: object) -> None:
     event_id = alice.send(room_id, "hello")
 
     reply = post_receipt(alice, room_id, event_id, body={"thread_id": thread_id})
@@ -235,8 +224,7 @@ def test_malformed_thread_ids_are_refused(both_versions: Homeserver, thread_id: 
     assert (reply.status, reply.errcode) == (400, "M_INVALID_PARAM")
 
 
-def test_the_read_marker_is_of_no_thread(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_the_read_marker_is_of_no_thread(alice: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
 
     reply = post_receipt(alice, room_id, event_id, "m.fully_read", {"thread_id": "main"})
@@ -244,24 +232,23 @@ def test_the_read_marker_is_of_no_thread(both_versions: Homeserver) -> None:
     assert reply.errcode == "M_INVALID_PARAM"
 
 
-def test_a_receipt_without_a_body_is_accepted(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_a_receipt_without_a_body_is_accepted(alice: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
     path = f"/rooms/{quote(room_id)}/receipt/m.read/{quote(event_id)}"
 
     assert alice.request("POST", path, raw=b"").status == 200
 
 
-def test_receipts_of_unknown_kinds_are_refused(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_receipts_of_unknown_kinds_are_refused(alice: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
 
     assert post_receipt(alice, room_id, event_id, "m.seen").errcode == "M_INVALID_PARAM"
 
 
 @pytest.mark.parametrize("kind", ["m.read", "m.read.private", "m.fully_read"])
-def test_only_members_may_say_what_they_have_read(both_versions: Homeserver, kind: str) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_only_members_may_say_what_they_have_read(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str, kind: str
+) -> None:
     carol = both_versions.register("carol")
     event_id = alice.send(room_id, "hello")
     bob.post(f"/rooms/{quote(room_id)}/leave", {})
@@ -272,8 +259,7 @@ def test_only_members_may_say_what_they_have_read(both_versions: Homeserver, kin
 
 
 @pytest.mark.parametrize("kind", ["m.read", "m.read.private", "m.fully_read"])
-def test_events_that_are_not_in_the_room_are_refused(both_versions: Homeserver, kind: str) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_events_that_are_not_in_the_room_are_refused(alice: User, room_id: str, kind: str) -> None:
     elsewhere = alice.send(alice.create_room(), "hello")
 
     for event_id in (elsewhere, "$" + "A" * 43, "$short"):
@@ -281,8 +267,7 @@ def test_events_that_are_not_in_the_room_are_refused(both_versions: Homeserver, 
     assert marker_of(alice, room_id) is None
 
 
-def test_markers_set_everything_at_once(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_markers_set_everything_at_once(alice: User, bob: User, room_id: str) -> None:
     events = [alice.send(room_id, str(n)) for n in range(3)]
     since = bob.sync()["next_batch"]
 
@@ -301,8 +286,7 @@ def test_markers_set_everything_at_once(both_versions: Homeserver) -> None:
     assert marker_of(bob, room_id) == events[0]
 
 
-def test_the_read_marker_can_be_set_as_a_receipt(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_the_read_marker_can_be_set_as_a_receipt(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
 
     assert post_receipt(bob, room_id, event_id, "m.fully_read").json == {}
@@ -311,14 +295,13 @@ def test_the_read_marker_can_be_set_as_a_receipt(both_versions: Homeserver) -> N
     assert receipts_in(alice.sync(), room_id) is None
 
 
-def test_markers_may_be_empty(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
-
+def test_markers_may_be_empty(alice: User, room_id: str) -> None:
     assert set_markers(alice, room_id).status == 200
 
 
-def test_receipts_from_before_a_restart_are_synced_after_it(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_receipts_from_before_a_restart_are_synced_after_it(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     post_receipt(bob, room_id, event_id)
@@ -330,8 +313,9 @@ def test_receipts_from_before_a_restart_are_synced_after_it(both_versions: Homes
     assert receipts_in(alice.sync(synced["next_batch"]), room_id) is None
 
 
-def test_positions_lost_in_a_crash_are_not_given_out_again(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_positions_lost_in_a_crash_are_not_given_out_again(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     first = alice.send(room_id, "one")
     second = alice.send(room_id, "two")
     post_receipt(bob, room_id, first)
@@ -344,8 +328,9 @@ def test_positions_lost_in_a_crash_are_not_given_out_again(both_versions: Homese
     assert receipts_in(alice.sync(since), room_id) == {second: {"m.read": {bob.user_id: {}}}}
 
 
-def test_a_newcomer_sees_how_far_others_have_read(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_newcomer_sees_how_far_others_have_read(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     post_receipt(bob, room_id, event_id)
     carol = both_versions.register("carol")
@@ -357,8 +342,9 @@ def test_a_newcomer_sees_how_far_others_have_read(both_versions: Homeserver) -> 
     assert receipts_in(carol.sync(since), room_id) == expected
 
 
-def test_receipts_do_not_wait_for_the_disk(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_receipts_do_not_wait_for_the_disk(
+    both_versions: Homeserver, alice: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     both_versions.database.statements.clear()
 
@@ -367,8 +353,9 @@ def test_receipts_do_not_wait_for_the_disk(both_versions: Homeserver) -> None:
     assert any("synchronous_commit TO off" in s for s in both_versions.database.statements)
 
 
-def test_a_receipt_that_fails_halfway_is_not_told(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_receipt_that_fails_halfway_is_not_told(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "hello")
     since = alice.sync()["next_batch"]
     for statement in (1, 2):

@@ -19,14 +19,6 @@ from tests.api.relating import (
 )
 from tests.homeserver import Homeserver, User
 
-
-@pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
-
-
 # --- listing
 
 
@@ -209,10 +201,8 @@ def test_what_the_user_may_not_see_has_no_children_and_is_none(
 
 
 def test_strangers_and_those_who_left_see_no_more_than_elsewhere(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     parent = alice.send(room_id, "parent")
     during = related(alice, room_id, parent, "m.reference")
     bob.post(f"/rooms/{quote(room_id)}/leave", {})

@@ -7,9 +7,8 @@ import pytest
 
 from homeserver.core.room_versions import ROOM_VERSIONS
 from tests.database import InlineDatabase
+from tests.faults import each_fault
 from tests.homeserver import Homeserver, Reply, User
-
-MAX_STATEMENTS = 80
 
 
 @pytest.fixture
@@ -84,10 +83,7 @@ def test_a_room_is_upgraded_from_every_version(alice: User, bob: User, old: str,
     set_state(alice, new_id, "m.room.name", {"name": "still hers"})
 
 
-def test_an_upgrade_needs_the_level_of_a_tombstone(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-
+def test_an_upgrade_needs_the_level_of_a_tombstone(alice: User, bob: User, room_id: str) -> None:
     assert upgrade(bob, room_id, "12").status == 403
 
     assert ("m.room.tombstone", "") not in state(alice, room_id)
@@ -133,10 +129,8 @@ def test_a_space_stays_a_space_and_keeps_its_rooms(alice: User) -> None:
 
 
 def test_what_is_of_the_room_goes_over_and_what_is_of_people_does_not(
-    alice: User, bob: User
+    alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     transferred = {
         "m.room.server_acl": {"allow": ["*"], "deny": ["bad.test"]},
         "m.room.encryption": {"algorithm": "m.megolm.v1.aes-sha2"},
@@ -296,9 +290,9 @@ def test_a_published_room_gives_its_place_in_the_directory(
     assert listed() == [new_id]
 
 
-def test_tags_direct_chats_and_push_rules_follow_their_user(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_tags_direct_chats_and_push_rules_follow_their_user(
+    alice: User, bob: User, room_id: str
+) -> None:
     mute = {
         "conditions": [{"kind": "event_match", "key": "room_id", "pattern": room_id}],
         "actions": [],
@@ -324,9 +318,9 @@ def test_tags_direct_chats_and_push_rules_follow_their_user(alice: User, bob: Us
         assert user.get(f"/pushrules/global/room/{quote(new_id)}").json["actions"] == ["notify"]
 
 
-def test_a_room_that_only_claims_a_predecessor_gets_nothing(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_room_that_only_claims_a_predecessor_gets_nothing(
+    alice: User, bob: User, room_id: str
+) -> None:
     me = f"/user/{quote(bob.user_id)}"
     bob.put(f"{me}/rooms/{quote(room_id)}/tags/m.favourite", {})
     claimed = {"predecessor": {"room_id": room_id}}
@@ -338,21 +332,18 @@ def test_a_room_that_only_claims_a_predecessor_gets_nothing(alice: User, bob: Us
 
 
 def test_what_fails_midway_is_no_half_and_can_be_asked_for_again(
-    homeserver: Homeserver, database: InlineDatabase, alice: User, bob: User
+    database: InlineDatabase, alice: User, bob: User
 ) -> None:
-    room_id = alice.create_room(preset="public_chat", room_alias_name="it", visibility="public")
-    bob.join(room_id)
+    room_id = alice.meet(bob, room_alias_name="it", visibility="public")
     alice.put(f"/user/{quote(alice.user_id)}/rooms/{quote(room_id)}/tags/m.favourite", {})
     stages = set()
-    for number in range(1, MAX_STATEMENTS):
+    for fault in each_fault(database):
         alice.get("/account/whoami")
         with database._connection.cursor() as cursor:
             cursor.execute("SAVEPOINT whole_upgrade")
-        database.fail_at = number
-        reply = upgrade(alice, room_id, "12")
-        was_reached = database.fail_at is None
-        database.fail_at = None
-        assert (reply.status == 200) is not was_reached
+        with fault:
+            reply = upgrade(alice, room_id, "12")
+        assert (reply.status == 200) is not fault.was_reached
         if reply.status == 200:
             break
         alice.homeserver = alice.homeserver.restart()
@@ -374,8 +365,6 @@ def test_what_fails_midway_is_no_half_and_can_be_asked_for_again(
         with database._connection.cursor() as cursor:
             cursor.execute("ROLLBACK TO whole_upgrade")
         alice.homeserver = alice.homeserver.restart()
-    else:
-        pytest.fail("there was no end of statements")
 
     assert stages == {(False, False), (True, False), (True, True)}
     bob.homeserver = alice.homeserver

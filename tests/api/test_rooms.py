@@ -7,6 +7,7 @@ import pytest
 
 from homeserver.engine import sent_transactions
 from tests.homeserver import Homeserver, User
+from tests.room_state import history_visibility
 
 
 def state_of(user: User, room_id: str) -> dict[tuple[str, str], Any]:
@@ -19,8 +20,7 @@ def bodies(page: Any) -> list[str]:
 
 
 def test_a_message_is_read_back_by_the_other_member(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    assert bob.join(room_id).status == 200
+    room_id = alice.meet(bob, name="Tea")
 
     event_id = alice.send(room_id, "hello")
 
@@ -41,11 +41,7 @@ def test_a_new_room_has_the_state_its_creator_wished(alice: User, bob: User) -> 
                 "state_key": "",
                 "content": {"algorithm": "m.megolm.v1.aes-sha2"},
             },
-            {
-                "type": "m.room.history_visibility",
-                "state_key": "",
-                "content": {"history_visibility": "joined"},
-            },
+            history_visibility("joined"),
         ],
     )
 
@@ -118,9 +114,9 @@ def test_an_alias_leads_to_its_room_and_is_taken_only_once(alice: User, bob: Use
     assert alice.get(f"/rooms/{quote(room_id)}/aliases").json == {"aliases": ["#tea:hs.test"]}
 
 
-def test_only_who_made_an_alias_or_may_name_the_room_deletes_it(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_only_who_made_an_alias_or_may_name_the_room_deletes_it(
+    alice: User, bob: User, room_id: str
+) -> None:
     path = f"/directory/room/{quote('#tea:hs.test')}"
     assert alice.put(path, {"room_id": room_id}).status == 200
 
@@ -164,8 +160,7 @@ def test_two_devices_may_use_the_same_transaction_id(alice: User) -> None:
 def test_everything_is_there_after_a_restart(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     for number in range(150):
         alice.send(room_id, f"m{number}")
         if number % 10 == 0:
@@ -242,18 +237,15 @@ def test_a_stranger_can_neither_read_nor_speak(alice: User, bob: User) -> None:
         assert (event.status, event.errcode) == (404, "M_NOT_FOUND")
 
 
-def test_a_member_without_the_power_cannot_change_state(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-
+def test_a_member_without_the_power_cannot_change_state(bob: User, room_id: str) -> None:
     reply = bob.put(f"/rooms/{quote(room_id)}/state/m.room.name/", {"name": "Bob's"})
 
     assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
 
 
-def test_a_redacted_message_has_lost_its_content_everywhere(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_redacted_message_has_lost_its_content_everywhere(
+    alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "regret")
 
     reply = alice.put(
@@ -281,9 +273,9 @@ def test_a_redaction_stays_after_a_restart(both_versions: Homeserver, alice: Use
     assert event["content"] == {}
 
 
-def test_one_member_cannot_redact_the_words_of_another(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_one_member_cannot_redact_the_words_of_another(
+    alice: User, bob: User, room_id: str
+) -> None:
     event_id = alice.send(room_id, "mine")
 
     reply = bob.put(f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/t1", {})
@@ -464,9 +456,9 @@ def test_a_canonical_alias_goes_with_the_alias(alice: User) -> None:
     assert alice.get(named).json == {"alt_aliases": ["#sugar:hs.test"]}
 
 
-def test_a_canonical_alias_whose_alias_is_gone_may_stay(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_canonical_alias_whose_alias_is_gone_may_stay(
+    alice: User, bob: User, room_id: str
+) -> None:
     content = {"alias": "#tea:hs.test", "alt_aliases": []}
     bob.put(f"/directory/room/{quote('#tea:hs.test')}", {"room_id": room_id})
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.canonical_alias/", {"alias": "#tea:hs.test"})

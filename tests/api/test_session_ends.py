@@ -1,18 +1,10 @@
 """A session that ends while its sync waits: the wait ends too, and tells nothing."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from tests.homeserver import Homeserver, PendingReply, Reply, User
-
-PASSWORD = "a-long-password"
-
-
-def proof(user: User) -> dict[str, Any]:
-    identifier = {"type": "m.id.user", "user": user.user_id}
-    return {"type": "m.login.password", "identifier": identifier, "password": PASSWORD}
 
 
 def log_out(waiting: User, _other: User) -> Reply:
@@ -24,19 +16,19 @@ def log_out_everywhere(_waiting: User, other: User) -> Reply:
 
 
 def delete_the_device(waiting: User, other: User) -> Reply:
-    return other.request("DELETE", f"/devices/{waiting.device_id}", {"auth": proof(other)})
+    return other.request("DELETE", f"/devices/{waiting.device_id}", {"auth": other.proof()})
 
 
 def change_the_password(_waiting: User, other: User) -> Reply:
-    return other.post("/account/password", {"new_password": "another-one", "auth": proof(other)})
+    return other.post("/account/password", {"new_password": "another-one", "auth": other.proof()})
 
 
 def deactivate(_waiting: User, other: User) -> Reply:
-    return other.post("/account/deactivate", {"auth": proof(other)})
+    return other.post("/account/deactivate", {"auth": other.proof()})
 
 
 def log_in_as_the_same_device(waiting: User, other: User) -> Reply:
-    body = {**proof(other), "device_id": waiting.device_id}
+    body = {**other.proof(), "device_id": waiting.device_id}
     return waiting.homeserver.request("POST", "/_matrix/client/v3/login", body)
 
 
@@ -85,7 +77,7 @@ def test_a_wait_of_another_session_goes_on(homeserver: Homeserver) -> None:
     poll = sync(alice)
 
     other.post("/logout", {})
-    change = alice.post("/account/password", {"new_password": "another-one", "auth": proof(alice)})
+    change = alice.post("/account/password", {"new_password": "another-one", "auth": alice.proof()})
 
     assert change.status == 200
     assert not poll.answered

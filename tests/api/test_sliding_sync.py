@@ -68,8 +68,7 @@ def test_a_message_lifts_its_room_into_the_window_with_a_live_event(alice: User,
 
 
 def test_only_what_is_new_is_told_of_a_known_room(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     first = slide(alice, room_list(state=EVERY_STATE))
 
     bob.send(room_id, "one")
@@ -115,9 +114,7 @@ def test_of_the_summary_only_what_differs_is_told(alice: User, bob: User) -> Non
     assert not {"name", "invited_count", "avatar"} & room.keys()
 
 
-def test_unread_counts_follow_messages_and_receipts(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_unread_counts_follow_messages_and_receipts(alice: User, bob: User, room_id: str) -> None:
     first = slide(alice, room_list())
     pending = poll(alice, room_list(), first["pos"])
     event_id = bob.send(room_id, f"hello {alice.user_id}")
@@ -135,9 +132,9 @@ def test_unread_counts_follow_messages_and_receipts(alice: User, bob: User) -> N
     assert third["rooms"][room_id]["highlight_count"] == 0
 
 
-def test_a_request_repeated_with_the_same_pos_is_answered_again(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_request_repeated_with_the_same_pos_is_answered_again(
+    alice: User, bob: User, room_id: str
+) -> None:
     first = slide(alice, room_list())
     bob.send(room_id, "one")
 
@@ -178,7 +175,7 @@ def test_a_connection_is_gone_after_a_restart(both_versions: Homeserver, alice: 
     pos = slide(alice, room_list())["pos"]
 
     restarted = both_versions.restart()
-    again = User(restarted, alice.user_id, alice.token, alice.device_id)
+    again = alice.at(restarted)
     reply = ask(again, room_list(), pos)
 
     assert (reply.status, reply.errcode) == (400, "M_UNKNOWN_POS")
@@ -217,9 +214,7 @@ def test_without_news_the_answer_comes_at_the_timeout(
     assert pending.reply().json["rooms"] == {}
 
 
-def test_a_request_that_is_cut_off_takes_nothing_away(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_request_that_is_cut_off_takes_nothing_away(alice: User, bob: User, room_id: str) -> None:
     pos = slide(alice, room_list())["pos"]
     pending = poll(alice, room_list(), pos)
     assert not pending.answered
@@ -275,9 +270,7 @@ def test_more_required_state_is_told_at_once(alice: User) -> None:
     assert third["rooms"] == {}
 
 
-def test_lazy_members_are_told_once_when_they_speak(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_lazy_members_are_told_once_when_they_speak(alice: User, bob: User, room_id: str) -> None:
     alice.send(room_id, "first")
     first = slide(alice, room_list(state=LAZY))
     assert slots(first["rooms"][room_id]) == {("m.room.member", alice.user_id)}
@@ -291,9 +284,7 @@ def test_lazy_members_are_told_once_when_they_speak(alice: User, bob: User) -> N
     assert "required_state" not in third["rooms"][room_id]
 
 
-def test_every_state_but_members_with_lazy_loading(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_every_state_but_members_with_lazy_loading(alice: User, room_id: str) -> None:
     alice.send(room_id, "hello")
 
     room = slide(alice, room_list(state=[["*", "*"], *LAZY]))["rooms"][room_id]
@@ -306,8 +297,7 @@ def test_every_state_but_members_with_lazy_loading(alice: User, bob: User) -> No
 
 
 def test_required_state_in_the_form_of_the_proposal(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     body = {
         "lists": {
             "a": {
@@ -329,9 +319,7 @@ def test_required_state_in_the_form_of_the_proposal(alice: User, bob: User) -> N
     assert room["lists"] == ["a"]
 
 
-def test_a_room_without_a_name_has_heroes(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_room_without_a_name_has_heroes(alice: User, bob: User, room_id: str) -> None:
     bob.put(f"/profile/{bob.user_id}/displayname", {"displayname": "Bob"})
 
     room = slide(alice, room_list())["rooms"][room_id]
@@ -385,10 +373,8 @@ def test_wrong_requests_are_refused(alice: User) -> None:
 
 
 def test_the_usual_answer_reads_nothing_from_the_database(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     body = room_list(state=[["m.room.name", ""], *LAZY], not_room_types=["m.space"]) | {
         "extensions": {
             name: {"enabled": True}

@@ -34,12 +34,6 @@ def message(user: User, to: User, text: str) -> None:
     assert user.put(f"/sendToDevice/m.test/{text}", body).status == 200
 
 
-def shared_room(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
-
-
 def test_extensions_that_are_not_enabled_say_nothing(alice: User) -> None:
     alice.create_room()
     set_data(alice, "m.test", {"a": 1})
@@ -82,7 +76,7 @@ def test_a_to_device_message_wakes_the_encryption_connection(alice: User, bob: U
 def test_key_counts_are_always_told_and_device_lists_when_they_change(
     alice: User, bob: User
 ) -> None:
-    shared_room(alice, bob)
+    alice.meet(bob)
     upload(bob, one_time_keys=one_time_keys(bob, "A", "B"))
     body = extended({}, e2ee={})
 
@@ -159,7 +153,7 @@ def test_account_data_of_a_room_comes_with_its_room(alice: User) -> None:
 
 
 def test_what_changed_out_of_sight_is_told_when_the_room_is_back(alice: User, bob: User) -> None:
-    one = shared_room(alice, bob)
+    one = alice.meet(bob)
     body = extended(room_list(0), receipts={}, account_data={})
     pos = slide(alice, body)["pos"]
     event_id = bob.send(one, "one")
@@ -180,8 +174,9 @@ def test_what_changed_out_of_sight_is_told_when_the_room_is_back(alice: User, bo
     assert set(back["extensions"]["account_data"]["rooms"]) == {one}
 
 
-def test_receipts_begin_with_those_of_the_timeline_and_ones_own(alice: User, bob: User) -> None:
-    room_id = shared_room(alice, bob)
+def test_receipts_begin_with_those_of_the_timeline_and_ones_own(
+    alice: User, bob: User, room_id: str
+) -> None:
     old = alice.send(room_id, "old")
     read(bob, room_id, old)
     read(alice, room_id, old, "m.read.private")
@@ -203,8 +198,7 @@ def test_receipts_begin_with_those_of_the_timeline_and_ones_own(alice: User, bob
     assert set(event["content"][new]["m.read"]) == {bob.user_id}
 
 
-def test_a_private_receipt_of_another_is_never_told(alice: User, bob: User) -> None:
-    room_id = shared_room(alice, bob)
+def test_a_private_receipt_of_another_is_never_told(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
     body = extended(room_list(), receipts={})
     pos = slide(alice, body)["pos"]
@@ -214,8 +208,7 @@ def test_a_private_receipt_of_another_is_never_told(alice: User, bob: User) -> N
     assert slide(alice, body)["extensions"] == {}
 
 
-def test_typing_is_told_while_it_goes_on(alice: User, bob: User) -> None:
-    room_id = shared_room(alice, bob)
+def test_typing_is_told_while_it_goes_on(alice: User, bob: User, room_id: str) -> None:
     body = extended(room_list(), typing={})
     first = slide(alice, body)
     pending = poll(alice, body, first["pos"])
@@ -235,8 +228,8 @@ def test_typing_is_told_while_it_goes_on(alice: User, bob: User) -> None:
 
 
 def test_an_extension_can_be_confined_to_lists_and_subscriptions(alice: User, bob: User) -> None:
-    listed = shared_room(alice, bob)
-    subscribed = shared_room(alice, bob)
+    listed = alice.meet(bob)
+    subscribed = alice.meet(bob)
     one = room_list()["lists"]["all_rooms"]
     direct = {**one, "filters": {"is_dm": True}}
     body = {
@@ -258,7 +251,7 @@ def test_an_extension_can_be_confined_to_lists_and_subscriptions(alice: User, bo
 
 
 def test_element_x_starts_with_two_connections_and_growing_windows(alice: User, bob: User) -> None:
-    rooms = [shared_room(alice, bob) for _ in range(25)]
+    rooms = [alice.meet(bob) for _ in range(25)]
     last = rooms[-1]
     state = [
         ["m.room.name", ""],

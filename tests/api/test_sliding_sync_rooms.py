@@ -7,6 +7,7 @@ import pytest
 
 from tests.api.sliding import EVERY_STATE, poll, room_list, slide, slots, subscription, texts
 from tests.homeserver import Homeserver, User
+from tests.room_state import history_visibility
 
 MY_MEMBERSHIP = [["m.room.member", "$ME"]]
 
@@ -74,8 +75,7 @@ def test_a_rejected_invitation_is_told_as_left(alice: User, bob: User) -> None:
 
 @pytest.mark.parametrize("how", ["leave", "kick", "ban"])
 def test_leaving_is_a_barrier(alice: User, bob: User, how: str) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     body = room_list(timeline_limit=10, state=EVERY_STATE) | {
         "extensions": {"typing": {"enabled": True}, "receipts": {"enabled": True}}
     }
@@ -128,8 +128,7 @@ def test_who_was_kicked_is_told_on_a_new_connection_but_not_who_left(
 
 
 def test_coming_back_tells_the_room_afresh(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     pos = slide(bob, room_list())["pos"]
     leave(bob, room_id)
     pos = slide(bob, room_list(), pos)["pos"]
@@ -144,12 +143,7 @@ def test_coming_back_tells_the_room_afresh(alice: User, bob: User) -> None:
 def test_a_subscription_to_a_strangers_room_tells_nothing(alice: User, bob: User) -> None:
     room_id = alice.create_room(
         preset="public_chat",
-        initial_state=[
-            {
-                "type": "m.room.history_visibility",
-                "content": {"history_visibility": "world_readable"},
-            }
-        ],
+        initial_state=[history_visibility("world_readable")],
     )
 
     response = slide(
@@ -166,9 +160,7 @@ def test_a_subscription_to_a_strangers_room_tells_nothing(alice: User, bob: User
 def test_history_from_before_joining_stays_hidden(alice: User, bob: User) -> None:
     room_id = alice.create_room(
         preset="public_chat",
-        initial_state=[
-            {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
-        ],
+        initial_state=[history_visibility("joined")],
     )
     alice.send(room_id, "secret")
     bob.join(room_id)
@@ -272,7 +264,7 @@ def test_the_order_survives_a_restart(both_versions: Homeserver, alice: User) ->
     alice.send(first, "newest")
 
     restarted = both_versions.restart()
-    again = User(restarted, alice.user_id, alice.token, alice.device_id)
+    again = alice.at(restarted)
     response = slide(again, room_list(0))
 
     assert list(response["rooms"]) == [first]

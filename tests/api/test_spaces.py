@@ -8,6 +8,7 @@ import pytest
 
 from homeserver.services import room_summaries, spaces
 from tests.homeserver import Homeserver, Reply, User
+from tests.room_state import history_visibility, join_rules
 
 
 @pytest.fixture
@@ -39,12 +40,6 @@ def shown(user: User, space: str, **query: Any) -> list[str]:
 
 def summary(user: User, room: str, **query: Any) -> Reply:
     return user.get(f"/_matrix/client/v1/room_summary/{quote(room)}", **query)
-
-
-def join_rules(rule: str, *allowed: str) -> dict[str, Any]:
-    allow = [{"type": "m.room_membership", "room_id": room_id} for room_id in allowed]
-    content = {"join_rule": rule, "allow": allow}
-    return {"type": "m.room.join_rules", "state_key": "", "content": content}
 
 
 def test_a_tree_is_shown_depth_first(alice: User) -> None:
@@ -250,11 +245,7 @@ def test_attack_8_rooms_that_a_user_could_not_join_are_not_shown(homeserver: Hom
         preset="private_chat", initial_state=[join_rules("restricted", root)]
     )
     knock = alice.create_room(preset="private_chat", initial_state=[join_rules("knock")])
-    visible = {
-        "type": "m.room.history_visibility",
-        "state_key": "",
-        "content": {"history_visibility": "world_readable"},
-    }
+    visible = history_visibility("world_readable")
     readable = alice.create_room(preset="private_chat", initial_state=[visible])
     banned = alice.create_room(preset="public_chat")
     alice.post(f"/rooms/{quote(banned)}/ban", {"user_id": bob.user_id})

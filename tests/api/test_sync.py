@@ -5,17 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.api.syncing import bodies, joined
 from tests.homeserver import Homeserver, User
-
-
-def joined_room(response: Any, room_id: str) -> Any:
-    return response["rooms"]["join"][room_id]
-
-
-def bodies(room: Any) -> list[str]:
-    return [
-        e["content"]["body"] for e in room["timeline"]["events"] if e["type"] == "m.room.message"
-    ]
 
 
 def types(events: list[Any]) -> list[str]:
@@ -27,11 +18,10 @@ def long_poll(user: User, since: str, **query: Any) -> Any:
 
 
 def test_an_initial_sync_tells_the_rooms_and_their_state(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     alice.send(room_id, "hello")
 
-    room = joined_room(bob.sync(), room_id)
+    room = joined(bob.sync(), room_id)
 
     assert bodies(room) == ["hello"]
     known = {
@@ -53,7 +43,7 @@ def test_state_and_timeline_together_are_the_state_of_the_room(alice: User) -> N
     for number in range(30):
         alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": f"t{number}"})
 
-    room = joined_room(alice.sync(), room_id)
+    room = joined(alice.sync(), room_id)
 
     assert room["timeline"]["limited"] is True
     state: dict[tuple[str, str], Any] = {}
@@ -79,16 +69,16 @@ def test_an_incremental_sync_tells_only_what_is_new(alice: User, bob: User) -> N
     response = bob.sync(since)
 
     assert set(response["rooms"]["join"]) == {room_id}
-    room = joined_room(response, room_id)
+    room = joined(response, room_id)
     assert bodies(room) == ["new"]
     assert room["state"]["events"] == []
     assert room["timeline"]["limited"] is False
     assert "rooms" not in bob.sync(response["next_batch"])
 
 
-def test_a_gap_is_limited_and_its_token_leads_to_the_rest(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_gap_is_limited_and_its_token_leads_to_the_rest(
+    alice: User, bob: User, room_id: str
+) -> None:
     since = bob.sync()["next_batch"]
     for number in range(25):
         alice.send(room_id, f"m{number}")
@@ -96,7 +86,7 @@ def test_a_gap_is_limited_and_its_token_leads_to_the_rest(alice: User, bob: User
     for number in range(25, 40):
         alice.send(room_id, f"m{number}")
 
-    room = joined_room(bob.sync(since), room_id)
+    room = joined(bob.sync(since), room_id)
 
     assert room["timeline"]["limited"] is True
     assert bodies(room) == [f"m{number}" for number in range(30, 40)]
@@ -119,21 +109,19 @@ def test_state_after_is_the_state_at_the_end_of_the_timeline(alice: User) -> Non
     for number in range(15):
         alice.send(room_id, f"m{number}")
 
-    room = joined_room(alice.sync(since, use_state_after="true"), room_id)
+    room = joined(alice.sync(since, use_state_after="true"), room_id)
 
     assert "state" not in room
     assert [e["content"] for e in room["state_after"]["events"]] == [{"name": "Two"}]
 
 
-def test_a_waiting_sync_is_answered_by_a_message(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_waiting_sync_is_answered_by_a_message(alice: User, bob: User, room_id: str) -> None:
     poll = long_poll(bob, bob.sync()["next_batch"])
     assert not poll.answered
 
     alice.send(room_id, "wake up")
 
-    assert bodies(joined_room(poll.reply().json, room_id)) == ["wake up"]
+    assert bodies(joined(poll.reply().json, room_id)) == ["wake up"]
 
 
 def test_a_waiting_sync_is_not_woken_by_rooms_of_others(alice: User, bob: User) -> None:
@@ -165,7 +153,7 @@ def test_a_client_that_hangs_up_leaves_nothing_waiting(
 
     alice.send(room_id, "nobody listens")
     both_versions.advance(40)
-    assert joined_room(alice.sync(), room_id)
+    assert joined(alice.sync(), room_id)
 
 
 def test_an_invitation_shows_the_stripped_state(alice: User, bob: User) -> None:
@@ -188,15 +176,13 @@ def test_joining_turns_the_invitation_into_a_room_with_its_history(alice: User, 
     bob.join(room_id)
 
     response = bob.sync(since)
-    room = joined_room(response, room_id)
+    room = joined(response, room_id)
     assert bodies(room) == ["before bob"]
     assert "m.room.create" in types(room["state"]["events"] + room["timeline"]["events"])
     assert "invite" not in response["rooms"]
 
 
-def test_a_left_room_is_told_once_up_to_the_leaving(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_left_room_is_told_once_up_to_the_leaving(alice: User, bob: User, room_id: str) -> None:
     since = bob.sync()["next_batch"]
     alice.send(room_id, "still here")
     bob.post(f"/rooms/{quote(room_id)}/leave", {})
@@ -210,9 +196,9 @@ def test_a_left_room_is_told_once_up_to_the_leaving(alice: User, bob: User) -> N
     assert "rooms" not in bob.sync(response["next_batch"])
 
 
-def test_attack_8_leaving_ends_delivery_also_for_a_poll_that_waits(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_attack_8_leaving_ends_delivery_also_for_a_poll_that_waits(
+    alice: User, bob: User, room_id: str
+) -> None:
     poll = long_poll(bob, bob.sync()["next_batch"])
 
     alice.post(f"/rooms/{quote(room_id)}/ban", {"user_id": bob.user_id})
@@ -230,8 +216,8 @@ def test_the_sending_device_alone_sees_its_transaction_id(alice: User) -> None:
     since = alice.sync()["next_batch"]
     alice.send(room_id, "hello", txn_id="mine")
 
-    on_phone = joined_room(alice.sync(since), room_id)["timeline"]["events"][0]
-    on_tablet = joined_room(tablet.sync(since), room_id)["timeline"]["events"][0]
+    on_phone = joined(alice.sync(since), room_id)["timeline"]["events"][0]
+    on_tablet = joined(tablet.sync(since), room_id)["timeline"]["events"][0]
 
     assert on_phone["unsigned"]["transaction_id"] == "mine"
     assert "transaction_id" not in on_tablet.get("unsigned", {})
@@ -241,21 +227,18 @@ def test_lazy_loading_leaves_out_members_who_have_not_spoken(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     carol = both_versions.register("carol")
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
-    carol.join(room_id)
+    room_id = alice.meet(bob, carol, name="Tea")
     for number in range(12):
         bob.send(room_id, f"m{number}")
 
     lazy = '{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":5}}}'
-    room = joined_room(alice.sync(filter=lazy), room_id)
+    room = joined(alice.sync(filter=lazy), room_id)
 
     members = {e["state_key"] for e in room["state"]["events"] if e["type"] == "m.room.member"}
     assert bob.user_id in members
     assert alice.user_id in members
-    nameless = alice.create_room(preset="public_chat")
-    carol.join(nameless)
-    room = joined_room(alice.sync(filter=lazy), nameless)
+    nameless = alice.meet(carol)
+    room = joined(alice.sync(filter=lazy), nameless)
     assert room["summary"]["m.heroes"] == [carol.user_id]
 
 
@@ -272,7 +255,7 @@ def test_a_filter_chooses_the_timeline(alice: User, chosen: str, expected: list[
     for number in range(10):
         alice.send(room_id, f"m{number}")
 
-    assert bodies(joined_room(alice.sync(filter=chosen), room_id)) == expected
+    assert bodies(joined(alice.sync(filter=chosen), room_id)) == expected
 
 
 def test_a_filter_leaves_a_room_out(alice: User) -> None:
@@ -290,25 +273,25 @@ def test_a_token_of_no_server_is_refused(alice: User, since: str) -> None:
     assert (reply.status, reply.errcode) == (400, "M_INVALID_PARAM")
 
 
-def test_a_token_is_good_after_a_restart(both_versions: Homeserver, alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_token_is_good_after_a_restart(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     since = bob.sync()["next_batch"]
     alice.send(room_id, "while bob was away")
 
     alice.homeserver = bob.homeserver = both_versions.restart()
 
     response = bob.sync(since)
-    assert bodies(joined_room(response, room_id)) == ["while bob was away"]
+    assert bodies(joined(response, room_id)) == ["while bob was away"]
     alice.send(room_id, "after")
-    assert bodies(joined_room(bob.sync(response["next_batch"]), room_id)) == ["after"]
+    assert bodies(joined(bob.sync(response["next_batch"]), room_id)) == ["after"]
 
 
 def test_full_state_tells_rooms_without_news_too(alice: User) -> None:
     room_id = alice.create_room(name="Tea")
     since = alice.sync()["next_batch"]
 
-    room = joined_room(alice.sync(since, full_state="true"), room_id)
+    room = joined(alice.sync(since, full_state="true"), room_id)
 
     assert "m.room.name" in types(room["state"]["events"])
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.api.sliding import PATH, ask, slide
 from tests.homeserver import User
+from tests.room_state import join_rules
 
 FIELDS = ["content.body", "event_id", "origin_server_ts", "sender", "type"]
 
@@ -36,9 +37,9 @@ def shown(response: Any, room_id: str) -> list[str]:
     ],
     ids=str,
 )
-def test_a_timeline_is_filtered(alice: User, bob: User, timeline: Any, expected: Any) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_timeline_is_filtered(
+    alice: User, bob: User, room_id: str, timeline: Any, expected: Any
+) -> None:
     since = alice.sync()["next_batch"]
     alice.send(room_id, "a")
     bob.send(room_id, "b")
@@ -87,9 +88,7 @@ def test_events_are_told_as_servers_exchange_them(alice: User) -> None:
     assert "regretted" not in str(timeline)
 
 
-def test_state_after_stands_in_the_place_of_state(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_state_after_stands_in_the_place_of_state(alice: User, bob: User, room_id: str) -> None:
     since = alice.sync()["next_batch"]
     bob.put(f"/rooms/{quote(room_id)}/typing/{quote(bob.user_id)}", {"typing": True, "timeout": 9})
 
@@ -117,7 +116,7 @@ def test_left_rooms_are_told_on_request_with_their_account_data(alice: User) -> 
 def test_invitations_and_knocks_have_the_event_that_created_the_room(
     alice: User, bob: User
 ) -> None:
-    rules = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+    rules = join_rules("knock")
     alice.create_room(initial_state=[rules], invite=[bob.user_id])
     knocked = alice.create_room(initial_state=[rules])
     assert bob.post(f"/knock/{quote(knocked)}", {}).status == 200
@@ -133,9 +132,7 @@ def test_invitations_and_knocks_have_the_event_that_created_the_room(
         )
 
 
-def test_attack_8_leaving_ends_delivery_to_who_waits(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_attack_8_leaving_ends_delivery_to_who_waits(alice: User, bob: User, room_id: str) -> None:
     since = bob.sync()["next_batch"]
     pos = slide(bob, {"lists": {}})["pos"]
     waiting = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30_000})
@@ -180,10 +177,8 @@ def test_to_device_messages_are_told_as_many_as_asked_for(alice: User, bob: User
 
 
 def test_a_filtered_timeline_is_looked_for_behind_what_the_filter_drops(
-    alice: User, bob: User
+    alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     since = bob.sync()["next_batch"]
     texts = [alice.send(room_id, text) and text for text in "abc"]
     for n in range(30):
@@ -198,8 +193,7 @@ def test_a_filtered_timeline_is_looked_for_behind_what_the_filter_drops(
 
 
 def test_state_that_changed_before_a_filtered_timeline_is_told(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", topic="coffee")
-    bob.join(room_id)
+    room_id = alice.meet(bob, topic="coffee")
     since = bob.sync()["next_batch"]
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})
     for n in range(5):
@@ -218,8 +212,7 @@ def test_state_that_changed_before_a_filtered_timeline_is_told(alice: User, bob:
 def test_state_before_a_filtered_timeline_is_told_though_it_changes_again_in_it(
     alice: User, bob: User
 ) -> None:
-    room_id = alice.create_room(preset="public_chat", topic="coffee")
-    bob.join(room_id)
+    room_id = alice.meet(bob, topic="coffee")
     since = bob.sync()["next_batch"]
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})
     alice.send(room_id, "hello")
@@ -233,9 +226,7 @@ def test_state_before_a_filtered_timeline_is_told_though_it_changes_again_in_it(
     assert [event["content"]["topic"] for event in after["state_after"]["events"]] == ["milk"]
 
 
-def test_who_wants_no_timeline_is_told_the_state(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_who_wants_no_timeline_is_told_the_state(alice: User, bob: User, room_id: str) -> None:
     since = bob.sync()["next_batch"]
     alice.send(room_id, "hello")
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": "tea"})

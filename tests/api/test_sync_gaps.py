@@ -1,35 +1,19 @@
 """Sync where something has been missed: gaps, rejoining, restarts, lost answers."""
 
 import dataclasses
-from typing import Any
 from urllib.parse import quote
 
 from homeserver.config import LimitsSection
+from tests.api.syncing import bodies, joined
 from tests.database import InlineDatabase
 from tests.homeserver import DEFAULT_CONFIG, Homeserver, User
 
 LAZY = '{"room":{"state":{"lazy_load_members":true}}}'
 
 
-def joined(response: Any, room_id: str) -> Any:
-    return response["rooms"]["join"][room_id]
-
-
-def bodies(room: Any) -> list[str]:
-    return [
-        e["content"]["body"] for e in room["timeline"]["events"] if e["type"] == "m.room.message"
-    ]
-
-
-def act(user: User, room_id: str, action: str, target: User | None = None) -> None:
-    body = {} if target is None else {"user_id": target.user_id}
-    reply = user.post(f"/rooms/{quote(room_id)}/{action}", body)
-    assert reply.status == 200, reply.json
-
-
-def test_a_new_name_of_ones_own_is_an_event_and_not_a_new_room(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_a_new_name_of_ones_own_is_an_event_and_not_a_new_room(
+    alice: User, bob: User, room_id: str
+) -> None:
     alice.send(room_id, "old")
     since = bob.sync()["next_batch"]
 
@@ -44,10 +28,9 @@ def test_a_new_name_of_ones_own_is_an_event_and_not_a_new_room(alice: User, bob:
 
 
 def test_one_who_left_and_came_back_gets_the_whole_state(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat", name="Tea")
-    bob.join(room_id)
+    room_id = alice.meet(bob, name="Tea")
     since = bob.sync()["next_batch"]
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
     alice.send(room_id, "while away")
     bob.join(room_id)
     bob.put(f"/profile/{quote(bob.user_id)}/displayname", {"displayname": "Bobby"})
@@ -58,13 +41,13 @@ def test_one_who_left_and_came_back_gets_the_whole_state(alice: User, bob: User)
     assert {"m.room.create", "m.room.name"} <= {e["type"] for e in known}
 
 
-def test_one_who_was_banned_and_let_in_again_is_told_of_both(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_one_who_was_banned_and_let_in_again_is_told_of_both(
+    alice: User, bob: User, room_id: str
+) -> None:
     since = bob.sync()["next_batch"]
-    act(alice, room_id, "ban", bob)
+    alice.act(room_id, "ban", bob)
     banned = bob.sync(since)
-    act(alice, room_id, "unban", bob)
+    alice.act(room_id, "unban", bob)
     unbanned = bob.sync(banned["next_batch"])
     bob.join(room_id)
     alice.send(room_id, "welcome back")
@@ -94,10 +77,8 @@ def test_device_lists_name_who_joined_in_a_gap_also_when_members_are_loaded_lazi
 
 
 def test_no_event_hides_behind_a_token_of_the_process_before(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     refused = alice.post(
         "/createRoom",
         {"invite": [bob.user_id], "power_level_content_override": {"users": {bob.user_id: "x"}}},
@@ -115,10 +96,8 @@ def test_no_event_hides_behind_a_token_of_the_process_before(
 
 
 def test_a_commit_whose_answer_got_lost_is_shown_and_acknowledged(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     poll = bob.start_request(
         "GET", "/sync", query={"since": bob.sync()["next_batch"], "timeout": 30000}
     )
@@ -174,10 +153,8 @@ def test_everything_works_when_only_one_room_fits_into_memory(database: InlineDa
 
 
 def test_a_topic_changed_three_hundred_times_is_right_at_every_place(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     tokens = []
     for number in range(300):
         reply = alice.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": f"t{number}"})
@@ -209,7 +186,7 @@ def test_a_poll_is_woken_by_an_invitation_and_by_being_kicked(alice: User, bob: 
     since = bob.sync(invited["next_batch"])["next_batch"]
     poll = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30000})
 
-    act(alice, room_id, "kick", bob)
+    alice.act(room_id, "kick", bob)
 
     assert room_id in invited["rooms"]["invite"]
     assert room_id in poll.reply().json["rooms"]["leave"]

@@ -9,13 +9,6 @@ from tests.api.relating import bundle_in, edited, ids, ignore, redact, related
 from tests.homeserver import Homeserver, Reply, User
 
 
-@pytest.fixture
-def room_id(alice: User, bob: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return room_id
-
-
 def threads(user: User, room_id: str, **query: Any) -> Reply:
     return user.get(f"/_matrix/client/v1/rooms/{quote(room_id)}/threads", **query)
 

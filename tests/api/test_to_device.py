@@ -42,11 +42,6 @@ def bodies(sync: Any) -> list[Any]:
     return [event["content"]["body"] for event in sync.get("to_device", {}).get("events", [])]
 
 
-def again(homeserver: Homeserver, user: User) -> User:
-    """The same device at a new process."""
-    return User(homeserver, user.user_id, user.token, user.device_id)
-
-
 def test_message_arrives_with_sender_and_type(alice: User, bob: User) -> None:
     assert send(alice, bob, "hello", "t1", event_type="m.room.encrypted").json == {}
 
@@ -143,7 +138,7 @@ def test_attack_12_exactly_once_across_a_restart(
     seen = bob.sync(start)
 
     homeserver = homeserver.restart()
-    alice, bob = again(homeserver, alice), again(homeserver, bob)
+    alice, bob = alice.at(homeserver), bob.at(homeserver)
     send(alice, bob, "before", "t1")
     send(alice, bob, "after", "t2")
 
@@ -162,7 +157,7 @@ def test_attack_12_positions_never_come_a_second_time_after_a_restart(
     token = bob.sync(bob.sync()["next_batch"])["next_batch"]  # nothing is stored any more
 
     homeserver = homeserver.restart()
-    alice, bob = again(homeserver, alice), again(homeserver, bob)
+    alice, bob = alice.at(homeserver), bob.at(homeserver)
     send(alice, bob, "after", "t9")
 
     assert bodies(bob.sync(token)) == ["after"]
@@ -194,19 +189,12 @@ def test_other_device_does_not_delete_what_waits_for_this_one(alice: User, bob: 
     assert bodies(bob.sync()) == ["all"]
 
 
-def test_messages_go_with_their_device(homeserver: Homeserver, alice: User, bob: User) -> None:
+def test_messages_go_with_their_device(alice: User, bob: User) -> None:
     other = bob.login_again()
     send(alice, other, "old", "t1")
     send(other, alice, "from the old device", "t1")
     other.post("/logout", {})
-    login = {
-        "type": "m.login.password",
-        "identifier": {"type": "m.id.user", "user": "bob"},
-        "password": "a-long-password",
-        "device_id": other.device_id,
-    }
-    token = homeserver.request("POST", "/_matrix/client/v3/login", login).json["access_token"]
-    reborn = User(homeserver, bob.user_id, token, other.device_id)
+    reborn = bob.login_again(device_id=other.device_id)
 
     assert bodies(reborn.sync()) == []
     send(reborn, alice, "from the new device", "t1")

@@ -21,16 +21,7 @@ def typing_in(synced: Any, room_id: str) -> list[str] | None:
     return next((e["content"]["user_ids"] for e in events if e["type"] == "m.typing"), None)
 
 
-def room_of_two(homeserver: Homeserver) -> tuple[User, User, str]:
-    alice = homeserver.register("alice")
-    bob = homeserver.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    assert bob.join(room_id).status == 200
-    return alice, bob, room_id
-
-
-def test_others_see_who_types_and_who_has_stopped(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_others_see_who_types_and_who_has_stopped(alice: User, bob: User, room_id: str) -> None:
     since = bob.sync()["next_batch"]
 
     assert set_typing(alice, room_id).status == 200
@@ -43,8 +34,7 @@ def test_others_see_who_types_and_who_has_stopped(both_versions: Homeserver) -> 
     assert typing_in(bob.sync(second["next_batch"]), room_id) is None
 
 
-def test_typing_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_typing_wakes_a_waiting_sync(alice: User, bob: User, room_id: str) -> None:
     since = bob.sync()["next_batch"]
     waiting = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30000})
     assert not waiting.answered
@@ -54,8 +44,9 @@ def test_typing_wakes_a_waiting_sync(both_versions: Homeserver) -> None:
     assert typing_in(waiting.reply().json, room_id) == [alice.user_id]
 
 
-def test_typing_ends_after_its_time(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_typing_ends_after_its_time(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     set_typing(alice, room_id, timeout=20_000)
     since = bob.sync()["next_batch"]
 
@@ -66,8 +57,9 @@ def test_typing_ends_after_its_time(both_versions: Homeserver) -> None:
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_typing_again_goes_on_without_being_told_again(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_typing_again_goes_on_without_being_told_again(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     set_typing(alice, room_id, timeout=20_000)
     since = bob.sync()["next_batch"]
     both_versions.advance(15)
@@ -80,8 +72,9 @@ def test_typing_again_goes_on_without_being_told_again(both_versions: Homeserver
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_time_is_kept_within_limits(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_time_is_kept_within_limits(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     set_typing(alice, room_id, timeout=10**12)
     since = bob.sync()["next_batch"]
     both_versions.advance(121)
@@ -94,8 +87,7 @@ def test_time_is_kept_within_limits(both_versions: Homeserver) -> None:
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_a_message_ends_the_typing_of_its_sender(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_a_message_ends_the_typing_of_its_sender(alice: User, bob: User, room_id: str) -> None:
     set_typing(alice, room_id)
     set_typing(bob, room_id)
     since = bob.sync()["next_batch"]
@@ -105,8 +97,7 @@ def test_a_message_ends_the_typing_of_its_sender(both_versions: Homeserver) -> N
     assert typing_in(bob.sync(since), room_id) == [bob.user_id]
 
 
-def test_who_leaves_does_not_type(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_who_leaves_does_not_type(alice: User, bob: User, room_id: str) -> None:
     set_typing(alice, room_id)
     since = bob.sync()["next_batch"]
 
@@ -115,8 +106,9 @@ def test_who_leaves_does_not_type(both_versions: Homeserver) -> None:
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_only_members_type_and_only_for_themselves(both_versions: Homeserver) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
+def test_only_members_type_and_only_for_themselves(
+    both_versions: Homeserver, alice: User, bob: User, room_id: str
+) -> None:
     carol = both_versions.register("carol")
     for_alice = f"/rooms/{quote(room_id)}/typing/{quote(alice.user_id)}"
 
@@ -128,9 +120,8 @@ def test_only_members_type_and_only_for_themselves(both_versions: Homeserver) ->
 
 
 def test_the_end_of_typing_is_told_though_memory_holds_few_rooms(
-    both_versions: Homeserver, monkeypatch: pytest.MonkeyPatch
+    alice: User, bob: User, room_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice, bob, room_id = room_of_two(both_versions)
     other_room_id = alice.create_room()
     set_typing(alice, room_id)
     since = bob.sync()["next_batch"]
@@ -142,8 +133,7 @@ def test_the_end_of_typing_is_told_though_memory_holds_few_rooms(
     assert typing_in(bob.sync(since), room_id) == []
 
 
-def test_typing_touches_no_database(both_versions: Homeserver) -> None:
-    alice, _, room_id = room_of_two(both_versions)
+def test_typing_touches_no_database(both_versions: Homeserver, alice: User, room_id: str) -> None:
     alice.send(room_id, "the room is in memory now")
     set_typing(alice, room_id)
     both_versions.database.statements.clear()

@@ -32,10 +32,8 @@ def everywhere(user: User, room_id: str, event_id: str) -> list[Any]:
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_the_device_that_sent_an_event_is_told_its_transaction_id(
-    both_versions: Homeserver, alice: User, bob: User, restarted: bool
+    both_versions: Homeserver, alice: User, bob: User, room_id: str, restarted: bool
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     other_device = alice.login_again()
     event_id = alice.send(room_id, "hello", txn_id="mine")
     if restarted:

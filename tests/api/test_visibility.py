@@ -3,7 +3,9 @@
 from typing import Any
 from urllib.parse import quote
 
+from tests.api.relating import redact
 from tests.homeserver import Homeserver, User
+from tests.room_state import join_rules
 
 LAZY = '{"room":{"state":{"lazy_load_members":true}}}'
 
@@ -12,12 +14,6 @@ def set_topic(user: User, room_id: str, topic: str) -> str:
     reply = user.put(f"/rooms/{quote(room_id)}/state/m.room.topic/", {"topic": topic})
     assert reply.status == 200, reply.json
     return str(reply.json["event_id"])
-
-
-def act(user: User, room_id: str, action: str, target: User | None = None) -> None:
-    body = {} if target is None else {"user_id": target.user_id}
-    reply = user.post(f"/rooms/{quote(room_id)}/{action}", body)
-    assert reply.status == 200, reply.json
 
 
 def reading(user: User, room_id: str) -> list[int]:
@@ -32,13 +28,11 @@ def reading(user: User, room_id: str) -> list[int]:
 
 
 def test_attack_8_one_who_knocked_and_left_reads_nothing(alice: User, bob: User) -> None:
-    room_id = alice.create_room(
-        initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
-    )
+    room_id = alice.create_room(initial_state=[join_rules("knock")])
     knocked = bob.post(f"/knock/{quote(room_id)}", {})
     assert knocked.status == 200
 
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
 
     assert reading(bob, room_id) == [403] * 4
 
@@ -50,7 +44,7 @@ def test_attack_8_one_who_rejected_an_invitation_reads_nothing(alice: User, bob:
     for number in range(15):
         alice.send(room_id, f"m{number}")
 
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
 
     assert reading(bob, room_id) == [403] * 4
     response = bob.sync(since)
@@ -65,7 +59,7 @@ def test_attack_8_a_stranger_who_is_banned_reads_nothing(alice: User, bob: User)
     since = bob.sync()["next_batch"]
     set_topic(alice, room_id, "secret")
 
-    act(alice, room_id, "ban", bob)
+    alice.act(room_id, "ban", bob)
 
     assert reading(bob, room_id) == [403] * 4
     assert "secret" not in str(bob.sync(since))
@@ -73,17 +67,15 @@ def test_attack_8_a_stranger_who_is_banned_reads_nothing(alice: User, bob: User)
 
 
 def test_attack_8_a_later_ban_does_not_show_what_came_after_the_leaving(
-    alice: User, bob: User
+    alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     start = bob.sync()["next_batch"]
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
     since = bob.sync(start)["next_batch"]
     set_topic(alice, room_id, "secret")
     for number in range(15):
         alice.send(room_id, f"secret {number}")
-    act(alice, room_id, "ban", bob)
+    alice.act(room_id, "ban", bob)
 
     topic = bob.get(f"/rooms/{quote(room_id)}/state/m.room.topic/")
 
@@ -99,25 +91,23 @@ def test_attack_8_members_at_a_token_after_the_leaving_are_those_at_the_leaving(
     both_versions: Homeserver, alice: User, bob: User
 ) -> None:
     carol = both_versions.register("carol")
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-    act(bob, room_id, "leave")
+    room_id = alice.meet(bob)
+    bob.act(room_id, "leave")
     carol.join(room_id)
     later = alice.sync()["next_batch"]
 
     reply = bob.get(f"/rooms/{quote(room_id)}/members", at=later)
 
+    assert [e["state_key"] for e in reply.json["chunk"]] == [alice.user_id, bob.user_id]
     assert carol.user_id not in str(reply.json)
 
 
 def test_attack_8_a_left_room_does_not_show_the_new_name_of_who_spoke(
-    alice: User, bob: User
+    alice: User, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
     since = bob.sync()["next_batch"]
     alice.send(room_id, "hello")
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
     alice.put(f"/profile/{quote(alice.user_id)}/displayname", {"displayname": "New name"})
 
     response = bob.sync(since, filter=LAZY)
@@ -126,14 +116,12 @@ def test_attack_8_a_left_room_does_not_show_the_new_name_of_who_spoke(
     assert "New name" not in str(response)
 
 
-def test_attack_8_a_forgotten_room_is_read_no_more(alice: User, bob: User) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
+def test_attack_8_a_forgotten_room_is_read_no_more(alice: User, bob: User, room_id: str) -> None:
     event_id = alice.send(room_id, "hello")
-    act(bob, room_id, "leave")
+    bob.act(room_id, "leave")
     assert reading(bob, room_id) == [200] * 4
 
-    act(bob, room_id, "forget")
+    bob.act(room_id, "forget")
 
     assert reading(bob, room_id) == [403] * 4
     assert bob.get(f"/rooms/{quote(room_id)}/event/{quote(event_id)}").status == 404
@@ -142,22 +130,15 @@ def test_attack_8_a_forgotten_room_is_read_no_more(alice: User, bob: User) -> No
 
 
 def test_attack_8_forgetting_outlives_a_restart(
-    both_versions: Homeserver, alice: User, bob: User
+    both_versions: Homeserver, bob: User, room_id: str
 ) -> None:
-    room_id = alice.create_room(preset="public_chat")
-    bob.join(room_id)
-    act(bob, room_id, "leave")
-    act(bob, room_id, "forget")
+    bob.act(room_id, "leave")
+    bob.act(room_id, "forget")
 
     bob.homeserver = both_versions.restart()
 
     assert reading(bob, room_id) == [403] * 4
     assert "rooms" not in bob.sync(filter='{"room":{"include_leave":true}}')
-
-
-def redact(user: User, room_id: str, event_id: str, txn_id: str = "r") -> None:
-    path = f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/{txn_id}"
-    assert user.put(path, {}).status == 200
 
 
 def previous_content(user: User, room_id: str) -> Any:

@@ -29,7 +29,7 @@ def nodes_of(source: Source) -> Sequence[ast.AST]:
 
 @functools.cache
 def list_sources(package: str) -> Sequence[Source]:
-    """Return the modules of a package; none where there is no such package."""
+    """Return the modules of a package, which must have some."""
     found = []
     for path in sorted((ROOT / package).rglob("*.py")):
         if "node_modules" in path.parts:
@@ -38,6 +38,7 @@ def list_sources(package: str) -> Sequence[Source]:
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         text = path.read_text("utf-8")
         found.append(Source(module, path, text, ast.parse(text, str(path))))
+    assert found, f"{package} has gone"
     return found
 
 

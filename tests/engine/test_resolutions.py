@@ -14,10 +14,10 @@ from homeserver.core.identifiers import EventID
 from homeserver.engine import resolutions
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
-from tests.engine.test_delivery_orders import FEW, RandomRoom
+from tests.engine.random_room import FEW, RandomRoom
 from tests.homeserver import Homeserver, User
-from tests.inbound_stage import Stage, result_of
-from tests.services.test_inbound_forks import remote_moderator
+from tests.inbound_stage import Stage
+from tests.results import result_of
 
 
 @pytest.fixture(params=["1", "11", "12"])
@@ -55,14 +55,8 @@ def test_in_any_order_the_state_is_what_the_core_resolves(
 ) -> None:
     stage = Stage(homeserver, version, alice=alice)
     room = RandomRoom(stage, seed, size)
-    order = random.Random(seed + 1)
-    waiting = list(room.forked)
-    there = set(stage.remote.graph.events) - {event.event_id for event in waiting}
-    while waiting:
-        event = order.choice([e for e in waiting if there.issuperset(e.prev_events)])
-        stage.feed(event)
-        waiting.remove(event)
-        there.add(event.event_id)
+
+    room.feed_parents_first(stage, random.Random(seed + 1))
 
     assert stage.tips() == {room.merge.event_id}
     assert stage.state() == stage.remote.graph.after[room.merge.event_id]
@@ -70,7 +64,7 @@ def test_in_any_order_the_state_is_what_the_core_resolves(
 
 def fork(stage: Stage) -> tuple[str, Event]:
     """Set the name here and the topic elsewhere; return the topic, which is not yet here."""
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     theirs = stage.remote.topic(bob, "theirs")
     path = f"/rooms/{quote(stage.room_id)}/state/m.room.name"
     assert stage.alice.put(path, {"name": "ours"}).status == 200

@@ -1,4 +1,4 @@
-"""Fixtures: servers a.test, b.test and c.test on one network."""
+"""Fixtures: servers a.test, b.test and c.test on one network, and a user of each."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,10 @@ from homeserver.services.appservices import Appservice
 from homeserver.storage.migrations import migrate
 from tests.conftest import Connect
 from tests.database import InlineDatabase
+from tests.federation.hostile_server import Stage
 from tests.federation.network import MemoryNetwork
-from tests.homeserver import DEFAULT_CONFIG, Homeserver
+from tests.federation.partial_rooms import Scene, enter_partially
+from tests.homeserver import DEFAULT_CONFIG, Homeserver, User
 
 MakeServer = Callable[..., Homeserver]
 
@@ -83,3 +85,28 @@ def b(make_server: MakeServer) -> Homeserver:
 @pytest.fixture
 def c(make_server: MakeServer) -> Homeserver:
     return make_server("c.test")
+
+
+@pytest.fixture
+def alice(a: Homeserver) -> User:
+    return a.register("alice")
+
+
+@pytest.fixture
+def bob(b: Homeserver) -> User:
+    return b.register("bob")
+
+
+@pytest.fixture
+def carol(c: Homeserver) -> User:
+    return c.register("carol")
+
+
+@pytest.fixture
+def scene(network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver) -> Scene:
+    return enter_partially(network, a, b, c)
+
+
+@pytest.fixture
+def stage(network: MemoryNetwork, a: Homeserver) -> Stage:
+    return Stage(network, a)

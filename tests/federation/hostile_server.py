@@ -20,6 +20,7 @@ from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.core.signing import SigningKey, sign_json
 from homeserver.core.state_resolution_v2 import auth_chain_of
 from homeserver.transport.outbound import Answer
+from tests.federation.meeting import texts
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import START_MS, Homeserver, Reply, User
 from tests.remote_room import begin_room
@@ -306,3 +307,22 @@ def send_event(hostile: HostileServer, join: Event, body: str, **more: Any) -> E
         prev=more.pop("prev", [join.event_id]),
         **more,
     )
+
+
+class Stage:
+    """A room of alice's that mallory is in."""
+
+    def __init__(self, network: MemoryNetwork, a: Homeserver) -> None:
+        self.network = network
+        self.a = a
+        self.alice: User = a.register("alice")
+        self.room_id = self.alice.create_room(preset="public_chat")
+        self.hostile = HostileServer(network)
+        self.join: Event = self.hostile.join(a, self.room_id)
+        self.auth = self.message("to see what is cited").auth_events
+
+    def message(self, body: str, **more: Any) -> Event:
+        return send_event(self.hostile, self.join, body, **more)
+
+    def heard(self, user: User | None = None) -> list[str]:
+        return texts(user or self.alice, self.room_id)

@@ -4,7 +4,6 @@ import itertools
 from typing import Any
 from urllib.parse import quote
 
-from homeserver.core.identifiers import ServerName
 from tests.federation.asking import ask
 from tests.homeserver import Homeserver, Reply, User
 
@@ -19,7 +18,7 @@ def meet(host: User, *guests: User, **room: object) -> str:
     return room_id
 
 
-def enter(guest: User, room_id: str, via: ServerName) -> None:
+def enter(guest: User, room_id: str, via: str = "a.test") -> None:
     reply = guest.request("POST", f"/join/{quote(room_id)}", {}, query={"via": via})
     assert reply.status == 200, reply.json
     guest.homeserver.settle()
@@ -30,9 +29,11 @@ def leave(user: User, room_id: str) -> None:
     user.homeserver.settle()
 
 
-def again(homeserver: Homeserver, user: User) -> User:
-    """The same device at a new process."""
-    return User(homeserver, user.user_id, user.token, user.device_id)
+def texts(user: User, room_id: str) -> list[str]:
+    """Return what is said in a room, the oldest first."""
+    user.homeserver.settle()
+    chunk = user.get(f"/rooms/{quote(room_id)}/messages", dir="b", limit=100).json["chunk"]
+    return [e["content"]["body"] for e in reversed(chunk) if e["type"] == "m.room.message"]
 
 
 def say(server: Homeserver, origin: str, edu_type: str, content: object) -> Reply:

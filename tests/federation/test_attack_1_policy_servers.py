@@ -5,7 +5,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.events import Event, parse_event, redact_event
 from homeserver.core.identifiers import UserID
@@ -21,8 +20,8 @@ from tests.federation.hostile_server import HostileServer, send_event
 from tests.federation.network import MemoryNetwork
 from tests.federation.policy_server import SIGN, FakePolicyServer, refusal, with_signature
 from tests.homeserver import Homeserver, Reply, User
-from tests.inbound_stage import result_of
 from tests.remote_room import begin_room
+from tests.results import result_of
 
 ANOTHER_KEY = SigningKey(POLICY_KEY_ID, b"\x0a" * 32)
 FORGED = "A" * 86
@@ -293,9 +292,9 @@ def test_attack_1_what_was_signed_is_not_another_event_with_the_same_id(
 
     policy.operations["sign"] = sign
 
-    assert result_of(Deferred.fromCoroutine(signers.sign(server, harmless)))
+    assert result_of(signers.sign(server, harmless))
     with pytest.raises(PolicyRefused):
-        result_of(Deferred.fromCoroutine(signers.sign(server, spam)))
+        result_of(signers.sign(server, spam))
 
 
 def test_attack_1_a_refusal_that_cannot_be_written_is_told_without_its_depths(
@@ -323,7 +322,7 @@ def test_attack_1_what_is_remembered_of_long_refusals_is_bounded(
 
     def ask(event: Event) -> int:
         with pytest.raises(PolicyRefused):
-            result_of(Deferred.fromCoroutine(signers.sign(server, event)))
+            result_of(signers.sign(server, event))
         return len(policy.asked)
 
     assert ask(events[0]) == ask(events[0]) == 1

@@ -10,6 +10,7 @@ from tests.federation.conftest import MakeServer
 from tests.federation.hostile_server import HostileServer
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User, key_of
+from tests.room_state import join_rules
 
 SIGNED = {
     "type",
@@ -46,11 +47,6 @@ LIES: list[dict[str, Any]] = [
     {"depth": True},
     {"depth": 1.5},
 ]
-
-
-@pytest.fixture
-def alice(a: Homeserver) -> User:
-    return a.register("alice")
 
 
 def lie(hostile: HostileServer, operation: str, change: dict[str, Any]) -> None:
@@ -320,11 +316,7 @@ def test_attack_1_a_restricted_join_is_co_signed_only_for_who_may_join(
     a = make_server("a.test")
     alice = a.register("alice")
     open_room = alice.create_room(preset="public_chat")
-    rule = {
-        "join_rule": "restricted",
-        "allow": [{"type": "m.room_membership", "room_id": open_room}],
-    }
-    rules = {"type": "m.room.join_rules", "state_key": "", "content": rule}
+    rules = join_rules("restricted", open_room)
     room_id = alice.create_room(preset="private_chat", initial_state=[rules])
     hostile = HostileServer(network)
     path = f"/make_join/{quote(room_id)}/{quote('@mallory:evil.test')}?ver=11"

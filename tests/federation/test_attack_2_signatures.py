@@ -17,17 +17,12 @@ from homeserver.core.signing import SigningKey, sign_json, verify_signed_json
 from homeserver.services.own_keys import OwnKeys, read_old_keys
 from homeserver.transport.outbound import Answer
 from tests.federation.conftest import MakeServer
-from tests.federation.hostile_server import HostileServer
+from tests.federation.hostile_server import HostileServer, Stage
 from tests.federation.network import MemoryNetwork
-from tests.federation.test_attack_7_inbound import Stage
-from tests.homeserver import START_MS, Homeserver, Reply, key_of
+from tests.homeserver import START_MS, Homeserver, Reply, User, key_of
+from tests.room_state import join_rules
 
 STRANGER = SigningKey("ed25519:stranger", b"?" * 32)
-
-
-@pytest.fixture
-def stage(network: MemoryNetwork, a: Homeserver) -> Stage:
-    return Stage(network, a)
 
 
 def forge(event: Event, how: str) -> JsonObject:
@@ -99,9 +94,8 @@ def test_attack_2_a_forged_event_is_not_taken_in_as_a_missing_one(stage: Stage, 
 
 @pytest.mark.parametrize("how", ["none", "unknown key", "other signature"])
 def test_attack_2_forged_events_of_an_answered_join_are_left_out(
-    network: MemoryNetwork, a: Homeserver, how: str
+    network: MemoryNetwork, alice: User, how: str
 ) -> None:
-    alice = a.register("alice")
     hostile = HostileServer(network)
     forged = forge(
         hostile.room.send("m.room.topic", hostile.creator, {"topic": "forged"}, state_key=""), how
@@ -163,9 +157,8 @@ def test_attack_2_a_request_whose_body_is_another_is_refused(stage: Stage) -> No
 
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_attack_2_an_event_id_of_another_domain_needs_that_servers_signature(
-    network: MemoryNetwork, a: Homeserver, version: str
+    network: MemoryNetwork, a: Homeserver, alice: User, version: str
 ) -> None:
-    alice = a.register("alice")
     hostile = HostileServer(network, version=version)
     hostile.let_in(alice)
     join_id = hostile.room.graph.tips()[0]
@@ -183,13 +176,10 @@ def test_attack_2_an_event_id_of_another_domain_needs_that_servers_signature(
 
 
 def test_attack_2_a_restricted_join_needs_the_signature_of_who_vouches(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User
 ) -> None:
-    alice = a.register("alice")
     open_room = alice.create_room(preset="public_chat")
-    allow = [{"type": "m.room_membership", "room_id": open_room}]
-    rule = {"join_rule": "restricted", "allow": allow}
-    rules = {"type": "m.room.join_rules", "state_key": "", "content": rule}
+    rules = join_rules("restricted", open_room)
     room_id = alice.create_room(preset="private_chat", initial_state=[rules])
     hostile = HostileServer(network)
     hostile.join(a, open_room)
@@ -210,9 +200,8 @@ def test_attack_2_a_restricted_join_needs_the_signature_of_who_vouches(
 
 
 def test_attack_2_every_event_shown_with_an_invitation_to_a_v12_room_is_checked(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User
 ) -> None:
-    alice = a.register("alice")
     hostile = HostileServer(network, version="12")
     events = list(hostile.room.graph.events.values())
     invite = hostile.invite(alice)
@@ -418,9 +407,8 @@ def test_attack_5_who_asks_a_notary_for_servers_that_hang_gets_an_answer(
 
 
 def test_attack_2_joins_and_invitations_that_are_not_signed_are_forbidden(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User
 ) -> None:
-    alice = a.register("alice")
     hostile = HostileServer(network)
     room_id = alice.create_room(preset="public_chat")
     path = f"/make_join/{quote(room_id)}/{quote('@mallory:evil.test')}?ver=11"

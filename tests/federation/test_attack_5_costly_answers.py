@@ -10,7 +10,7 @@ from homeserver.services.federation.answer_turns import MAX_WAITING_OF_ONE
 from homeserver.storage import served_events
 from tests.federation.hostile_server import HostileServer, answer_of
 from tests.federation.network import MemoryNetwork
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
 from tests.wire import Wire, parse_answer
 
 _COSTLY = (served_events.list_pdus, served_events.list_before)
@@ -55,11 +55,11 @@ def is_answered(wire: Wire) -> bool:
 def test_attack_5_costly_answers_are_made_a_few_at_a_time_and_others_are_answered_meanwhile(
     network: MemoryNetwork,
     a: Homeserver,
+    alice: User,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     at_once: int,
 ) -> None:
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat")
     hostile, honest = HostileServer(network), HostileServer(network, "good.test")
     event = hostile.join(a, room_id).event_id
@@ -105,9 +105,8 @@ def test_attack_5_who_hangs_up_again_and_again_has_no_more_made_at_the_same_time
 
 
 def test_attack_5_a_join_is_refused_before_it_is_taken_in_or_not_at_all(
-    network: MemoryNetwork, a: Homeserver, monkeypatch: pytest.MonkeyPatch
+    network: MemoryNetwork, a: Homeserver, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat")
     hostile = HostileServer(network)
     event = hostile.join(a, room_id).event_id

@@ -10,17 +10,12 @@ from homeserver.core.events import Event
 from homeserver.core.json_types import JsonObject
 from homeserver.transport.federation_client import parse_json
 from homeserver.transport.outbound import Answer, Cause, RequestFailed
-from tests.federation.hostile_server import HostileServer
+from tests.federation.hostile_server import HostileServer, Stage
+from tests.federation.meeting import enter
 from tests.federation.network import MemoryNetwork
-from tests.federation.test_attack_7_inbound import Stage
-from tests.homeserver import Homeserver
+from tests.homeserver import User
 
 NOWHERE = "$" + "A" * 43
-
-
-@pytest.fixture
-def stage(network: MemoryNetwork, a: Homeserver) -> Stage:
-    return Stage(network, a)
 
 
 def hanging(stage: Stage, body: str, *prev: str) -> Event:
@@ -111,12 +106,9 @@ def test_attack_5_who_does_not_answer_holds_up_neither_the_transaction_nor_the_r
 
 @pytest.mark.parametrize("part", ["/get_missing_events/", "/state_ids/", "/event_auth/"])
 def test_attack_5_who_does_not_answer_holds_up_no_events_of_others(
-    stage: Stage, b: Homeserver, part: str
+    stage: Stage, bob: User, part: str
 ) -> None:
-    bob = b.register("bob")
-    joining = f"/join/{quote(stage.room_id)}"
-    assert bob.request("POST", joining, {}, query={"via": "a.test"}).status == 200
-    stage.network.settle()
+    enter(bob, stage.room_id)
     stage.network.hold("evil.test", part)
     auth = [NOWHERE] if part == "/event_auth/" else stage.auth
     tips = [] if part == "/event_auth/" else [NOWHERE]
@@ -144,9 +136,8 @@ def test_attack_5_who_does_not_answer_holds_up_no_events_of_others(
     ],
 )
 def test_attack_5_a_join_whose_answer_is_no_room_fails_and_leaves_nothing(
-    network: MemoryNetwork, a: Homeserver, change: dict[str, Any]
+    network: MemoryNetwork, alice: User, change: dict[str, Any]
 ) -> None:
-    alice = a.register("alice")
     hostile = HostileServer(network)
     hostile.operations["send_join"] = lambda _, pdu: {**hostile.accept_join(pdu), **change}
     if change == {"auth_chain": []}:  # what is lacking is asked for, and not to be had

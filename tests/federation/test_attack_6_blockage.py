@@ -12,8 +12,11 @@ from homeserver.storage.outgoing_edus import TO_DEVICE, NewEDU
 from homeserver.storage.query import Txn, list_values
 from homeserver.transport.outbound import Answer, Cause, RequestFailed
 from tests.federation.hostile_server import HostileServer
+from tests.federation.meeting import enter, meet
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
+from tests.results import result_of
+from tests.room_state import history_visibility
 
 BAD = b'{"errcode":"M_BAD_JSON","error":"no"}'
 
@@ -60,9 +63,7 @@ def dead_letters(a: Homeserver) -> list[bytes]:
     def read(txn: Txn) -> list[bytes]:
         return list_values(txn, bytes, "SELECT item FROM dead_letters")
 
-    found: list[list[bytes]] = []
-    a.database.read(read).addCallback(found.append)
-    return found[0]
+    return result_of(a.database.read(read))
 
 
 @pytest.mark.parametrize("status", [400, 413])
@@ -131,14 +132,13 @@ def test_attack_6_an_answer_that_makes_no_sense_is_tried_again_ever_more_seldom(
 
 
 def test_attack_6_a_server_that_hangs_holds_up_nobody_else(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, there: Destination
+    a: Homeserver, bob: User, there: Destination
 ) -> None:
     def hang(_: Any) -> Any:
         raise RequestFailed("no answer in 60 s", Cause.TIMEOUT)
 
     there.answer = hang
-    bob = b.register("bob")
-    bob.request("POST", f"/join/{quote(there.room_id)}", {}, query={"via": "a.test"})
+    enter(bob, there.room_id)
     there.say("for bob")
 
     assert "for bob" in str(bob.get(f"/rooms/{quote(there.room_id)}/messages", dir="b").json)
@@ -243,11 +243,9 @@ def test_an_outage_of_the_database_does_not_end_a_queue(
 
 
 def test_what_is_under_way_is_not_deleted_before_it_has_arrived(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    bob.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+    room_id = meet(alice, bob)
     network.advance(295)
     network.cut_off(b.name)
     alice.send(room_id, "lost?")
@@ -291,19 +289,13 @@ def test_attack_6_an_edu_that_is_refused_stops_no_other(
 
 
 def test_attack_8_a_server_that_joins_is_not_sent_what_was_said_before_it_was_there(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, there: Destination
+    network: MemoryNetwork, a: Homeserver, bob: User, there: Destination
 ) -> None:
     """What it missed elsewhere is read from the same list of events."""
-    hidden = [
-        {
-            "type": "m.room.history_visibility",
-            "state_key": "",
-            "content": {"history_visibility": "joined"},
-        }
-    ]
-    bob = b.register("bob")
-    private = there.alice.create_room(preset="public_chat", initial_state=hidden)
-    bob.request("POST", f"/join/{quote(private)}", {}, query={"via": "a.test"})
+    private = there.alice.create_room(
+        preset="public_chat", initial_state=[history_visibility("joined")]
+    )
+    enter(bob, private)
     there.answer = lambda _: Answer(500, b"")
     there.say("for those here")
     network.advance(60)

@@ -52,9 +52,8 @@ def test_attack_6_a_message_that_a_server_refuses_holds_up_no_other(
 
 
 def test_attack_6_a_message_that_is_too_large_is_refused_before_it_waits(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     network.requests.clear()
 
     refused = send(alice, bob.user_id, "t1", {"text": "x" * 70_000})
@@ -64,9 +63,8 @@ def test_attack_6_a_message_that_is_too_large_is_refused_before_it_waits(
 
 
 def test_attack_6_poisoned_device_keys_stop_neither_their_server_nor_the_other(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
     poisoned: list[dict[str, Any]] = [
         {"keys": {"ed25519:\0": "\0" * 1_000}},
@@ -92,9 +90,8 @@ def test_attack_6_poisoned_device_keys_stop_neither_their_server_nor_the_other(
 
 
 def test_attack_6_updates_that_a_server_refuses_do_not_stop_messages_to_it(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     meet(alice, bob)
     messages: list[Any] = []
 

@@ -25,6 +25,7 @@ from tests.federation.network import MemoryNetwork
 from tests.federation.test_device_lists import devices_of
 from tests.federation.test_health import destination
 from tests.homeserver import Homeserver, User
+from tests.results import result_of
 
 B = ServerName("b.test")
 EVIL = ServerName("evil.test")
@@ -41,9 +42,7 @@ def stored(a: Homeserver, server: str = "b.test") -> list[tuple[int, bytes]]:
         )
         return [(lane, bytes(content)) for lane, content in rows]
 
-    found: list[list[tuple[int, bytes]]] = []
-    a.database.read(read).addCallback(found.append)
-    return found[0]
+    return result_of(a.database.read(read))
 
 
 def store_messages(a: Homeserver, numbers: range, server: ServerName = B, size: int = 0) -> None:
@@ -61,11 +60,6 @@ def store_messages(a: Homeserver, numbers: range, server: ServerName = B, size: 
 def dropped_count() -> float:
     name = "countersign_federation_dropped_messages_total"
     return REGISTRY.get_sample_value(name) or 0.0
-
-
-@pytest.fixture
-def bob(b: Homeserver) -> User:
-    return b.register("bob")
 
 
 @pytest.fixture

@@ -7,50 +7,23 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from homeserver.config import LimitsSection
-from homeserver.core.events import Event
 from homeserver.core.json_types import JsonObject
 from homeserver.storage import inbound_transactions
 from homeserver.storage.query import Txn, list_values
+from tests.faults import each_fault
 from tests.federation.conftest import MakeServer
-from tests.federation.hostile_server import HostileServer, answer_of, send_event
+from tests.federation.hostile_server import HostileServer, Stage, answer_of, send_event
+from tests.federation.meeting import meet
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
-
-
-class Stage:
-    """A room of alice's that mallory is in."""
-
-    def __init__(self, network: MemoryNetwork, a: Homeserver) -> None:
-        self.network = network
-        self.a = a
-        self.alice: User = a.register("alice")
-        self.room_id = self.alice.create_room(preset="public_chat")
-        self.hostile = HostileServer(network)
-        self.join: Event = self.hostile.join(a, self.room_id)
-        self.auth = self.message("to see what is cited").auth_events
-
-    def message(self, body: str, **more: Any) -> Event:
-        return send_event(self.hostile, self.join, body, **more)
-
-    def heard(self, user: User | None = None) -> list[str]:
-        self.network.settle()
-        path = f"/rooms/{quote(self.room_id)}/messages"
-        chunk = (user or self.alice).get(path, dir="b", limit=100).json["chunk"]
-        return [e["content"]["body"] for e in reversed(chunk) if e["type"] == "m.room.message"]
-
-
-@pytest.fixture
-def stage(network: MemoryNetwork, a: Homeserver) -> Stage:
-    return Stage(network, a)
+from tests.results import result_of
 
 
 def count_staged(a: Homeserver) -> int:
     def read(txn: Txn) -> int:
         return len(list_values(txn, int, "SELECT staged_nid FROM staged_events"))
 
-    found: list[int] = []
-    a.database.read(read).addCallback(found.append)
-    return found[0]
+    return result_of(a.database.read(read))
 
 
 def test_a_repeated_transaction_gets_its_answer_and_does_nothing(stage: Stage) -> None:
@@ -204,9 +177,8 @@ def test_attack_7_a_transaction_of_nonsense_is_no_fault_of_this_server(
     ],
 )
 def test_attack_7_a_denied_server_gets_nothing_of_the_room_and_tells_it_nothing(
-    network: MemoryNetwork, a: Homeserver, denied: str, name: str
+    network: MemoryNetwork, a: Homeserver, alice: User, denied: str, name: str
 ) -> None:
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat")
     hostile = HostileServer(network, name)
     join = hostile.join(a, room_id)
@@ -243,9 +215,8 @@ def test_attack_7_a_denied_server_gets_nothing_of_the_room_and_tells_it_nothing(
 
 
 def test_attack_7_address_literals_are_denied_where_the_room_wants_that(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User
 ) -> None:
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat")
     servers = {
         HostileServer(network, name): name
@@ -278,16 +249,16 @@ def test_attack_7_nobody_sends_in_the_name_of_another(network: MemoryNetwork, st
 def test_a_database_that_fails_while_events_are_taken_in_loses_none(stage: Stage) -> None:
     """Whatever statement fails: the transaction is refused, or its event is there."""
     event = stage.message("kept")
-    for statement in range(1, 60):
-        stage.a.database.fail_at = statement
-        reply = stage.hostile.transaction(stage.a, [event])
-        stage.a.database.fail_at = None
+    for fault in each_fault(stage.a.database):
+        with fault:
+            reply = stage.hostile.transaction(stage.a, [event])
         if reply.status == 200:
             assert reply.json["pdus"] in ({event.event_id: {}}, {})
             assert count_staged(stage.a) or stage.heard() == ["kept"]
             break
         assert reply.status in (500, 503), reply.json
 
+    assert fault.number > 3
     stage.hostile.transaction(stage.a, [event])
 
     assert stage.heard() == ["kept"]
@@ -425,11 +396,9 @@ def test_attack_7_of_a_request_that_is_from_nobody_known_the_body_is_not_read(
 
 
 def test_attack_7_a_join_that_was_refused_is_not_let_in_by_being_sent_again(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    bob.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+    room_id = meet(alice, bob)
     hostile = HostileServer(network)
     path = f"/make_join/{quote(room_id)}/{quote('@mallory:evil.test')}?ver=11"
     join = hostile.sign_template(hostile.ask(a, "GET", path).json)
@@ -443,11 +412,9 @@ def test_attack_7_a_join_that_was_refused_is_not_let_in_by_being_sent_again(
 
 
 def test_attack_7_a_join_that_is_sent_again_and_again_is_told_to_others_once(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = alice.create_room(preset="public_chat")
-    bob.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+    room_id = meet(alice, bob)
     hostile = HostileServer(network)
     join = hostile.join(a, room_id)
     network.settle()

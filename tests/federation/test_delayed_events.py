@@ -3,6 +3,8 @@
 import pytest
 
 from homeserver.config import DelayedEventsSection
+from homeserver.services.delayed_sending import MAX_OF_A_USER
+from homeserver.storage.query import Txn, fetch_value
 from tests.api.delaying import DAY_MS, act, delay, delay_state, get_one, scheduled, texts
 from tests.federation.conftest import MakeServer
 from tests.federation.meeting import enter
@@ -18,19 +20,13 @@ def a(make_server: MakeServer) -> Homeserver:
     return make_server("a.test", delayed_events=DelayedEventsSection(max_delay_ms=DAY_MS))
 
 
-@pytest.fixture
-def alice(a: Homeserver) -> User:
-    return a.register("alice")
-
-
 def room_of(user: User) -> str:
     return user.create_room(preset="public_chat", power_level_content_override=CALLS)
 
 
 def test_users_of_other_servers_see_what_was_delayed(
-    network: MemoryNetwork, alice: User, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    bob = b.register("bob")
     room_id = room_of(alice)
     enter(bob, room_id, alice.homeserver.name)
     delay(alice, room_id, "later")
@@ -42,9 +38,8 @@ def test_users_of_other_servers_see_what_was_delayed(
 
 
 def test_a_state_that_another_servers_user_sets_cancels_what_was_delayed(
-    network: MemoryNetwork, alice: User, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    bob = b.register("bob")
     room_id = room_of(alice)
     enter(bob, room_id, alice.homeserver.name)
     delay_id = delay_state(alice, room_id, "chair", {"who": "alice"})
@@ -140,3 +135,35 @@ def test_a_cancellation_that_was_answered_is_not_overtaken_by_a_send(
     assert cancelling.reply().status == 409
     assert texts(alice, room_id) == ["sent"]
     assert act(alice, delay_id, "send").status == 200
+
+
+def test_attack_13_delayed_events_of_a_user_are_five_at_a_time(
+    network: MemoryNetwork, alice: User
+) -> None:
+    """One is sent at once, four are held up; for the one that has ended, one more is taken."""
+    policy = FakePolicyServer(network)
+    free, slow, other = (room_of(alice) for _ in range(3))
+    for room_id in (slow, other):
+        policy.guard(alice, room_id)
+    delay(alice, free, "free", 10_000)
+    for room_id, count in ((slow, 4), (other, 5)):
+        for number in range(count):
+            delay(alice, room_id, f"{number}", 10_001)
+    network.hold(policy.name, SIGN)
+
+    alice.homeserver.advance(11)
+    network.settle()
+
+    assert texts(alice, free) == ["free"]
+    taken: list[int] = []
+    alice.homeserver.database.run(count_taken).addCallback(taken.append)
+    assert taken == [MAX_OF_A_USER]
+    network.let_through(policy.name, SIGN)
+    network.settle()
+    assert [len(texts(alice, room_id)) for room_id in (slow, other)] == [4, 5]
+
+
+def count_taken(txn: Txn) -> int:
+    return fetch_value(
+        txn, int, "SELECT count(*) FROM delayed_events WHERE tries > 0 AND finalised_ts IS NULL"
+    )

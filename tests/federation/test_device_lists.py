@@ -17,7 +17,7 @@ from tests.api.signed_keys import (
     upload_device_keys,
 )
 from tests.federation.asking import ask
-from tests.federation.meeting import again, enter, leave, meet, say
+from tests.federation.meeting import enter, leave, meet, say
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
 
@@ -42,16 +42,6 @@ def asked_for(network: MemoryNetwork, path: str) -> int:
 
 def settle(user: User) -> None:
     user.homeserver.settle()
-
-
-@pytest.fixture
-def alice(a: Homeserver) -> User:
-    return a.register("alice")
-
-
-@pytest.fixture
-def bob(b: Homeserver) -> User:
-    return b.register("bob")
 
 
 @pytest.fixture
@@ -152,11 +142,7 @@ def test_a_new_master_key_takes_the_place_of_the_old_one(
     query(bob, alice.user_id)
     anew = CrossSigningKeys(alice, "anew").body()
     auth = alice.post("/keys/device_signing/upload", anew).json
-    identifier = {"type": "m.id.user", "user": alice.user_id}
-    anew["auth"] = {
-        "type": "m.login.password", "identifier": identifier,
-        "password": "a-long-password", "session": auth["session"],
-    }  # fmt: skip
+    anew["auth"] = alice.proof(session=auth["session"])
 
     assert alice.post("/keys/device_signing/upload", anew).status == 200
     settle(alice)
@@ -189,7 +175,7 @@ def test_attack_12_changes_of_an_hours_outage_are_known_after_it(
         network.advance(600)
     others[0].post("/logout", {})
 
-    bob = again(network.add(b.restart()), bob)
+    bob = bob.at(network.add(b.restart()))
     network.heal()
     network.advance(3_700)
 
@@ -213,7 +199,7 @@ def test_attack_12_a_gap_in_the_updates_is_mended_also_after_a_restart(
     network.requests.clear()
     network.advance(700)
 
-    bob = again(restarted, bob)
+    bob = bob.at(restarted)
     assert before == [alice.device_id]
     assert changed(bob, since) == [alice.user_id]
     assert set(devices_of(bob, alice)) == {alice.device_id, other.device_id}
@@ -243,9 +229,7 @@ def test_of_who_is_out_of_sight_nothing_is_kept(
     assert asked_for(network, "/user/keys/query") == 1
 
 
-def test_who_comes_back_is_known_anew(
-    network: MemoryNetwork, a: Homeserver, alice: User, bob: User, room_id: str
-) -> None:
+def test_who_comes_back_is_known_anew(a: Homeserver, alice: User, bob: User, room_id: str) -> None:
     upload_device_keys(alice)
     devices_of(bob, alice)
     leave(bob, room_id)
@@ -259,8 +243,9 @@ def test_who_comes_back_is_known_anew(
     assert set(devices_of(bob, alice)) == {alice.device_id, other.device_id}
 
 
-def test_the_list_for_other_servers_has_what_they_need(a: Homeserver, b: Homeserver) -> None:
-    alice = a.register("alice")
+def test_the_list_for_other_servers_has_what_they_need(
+    a: Homeserver, alice: User, b: Homeserver
+) -> None:
     keys = upload_device_keys(alice)
     alice.put(f"/devices/{alice.device_id}", {"display_name": "Phone"})
     cross = upload_cross_signing(alice)
@@ -277,9 +262,8 @@ def test_the_list_for_other_servers_has_what_they_need(a: Homeserver, b: Homeser
 
 
 def test_a_user_without_an_account_looks_like_one_without_devices(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, b: Homeserver
 ) -> None:
-    alice = a.register("alice")
     del b
 
     known, unknown = (

@@ -13,8 +13,8 @@ from homeserver.core.identifiers import ServerName
 from homeserver.services.admin_access import console_token
 from homeserver.services.federation.health import MEASURE_SECONDS
 from homeserver.transport.outbound import Answer
+from tests.federation.meeting import meet, texts
 from tests.federation.network import MemoryNetwork
-from tests.federation.test_sending import shared_room, texts
 from tests.homeserver import START_MS, Homeserver, Reply, User, key_of
 
 PATH = "/_countersign/admin/v1/federation"
@@ -52,7 +52,7 @@ class Together:
 @pytest.fixture
 def room(a: Homeserver, b: Homeserver) -> Together:
     alice, bob = a.register("alice"), b.register("bob")
-    return Together(alice, bob, shared_room(alice, bob))
+    return Together(alice, bob, meet(alice, bob))
 
 
 def test_a_server_that_is_told_everything_is_well(a: Homeserver, room: Together) -> None:
@@ -103,10 +103,9 @@ def test_what_no_longer_fits_into_memory_is_counted_in_the_database(
 
 
 def test_failing_servers_are_listed_first(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, a: Homeserver, c: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
     network.cut_off(c.name)
     alice.send(room_id, "hello")
     network.settle()
@@ -180,11 +179,10 @@ def test_an_answer_that_is_an_error_is_told_by_its_kind(
 
 
 def test_the_servers_that_are_behind_in_a_room_are_named(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, a: Homeserver, c: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob, carol)
-    quiet_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
+    quiet_id = meet(alice, bob, carol)
     network.cut_off(c.name)
     alice.send(room_id, "one")
     network.advance(60)
@@ -222,8 +220,7 @@ def test_the_gauges_count_who_fails_and_what_waits(
     assert gauge("queued_items_count") >= 1
 
 
-def test_administrators_see_it_with_their_own_token(a: Homeserver) -> None:
-    alice = a.register("alice")
+def test_administrators_see_it_with_their_own_token(a: Homeserver, alice: User) -> None:
     assert alice.get(f"{PATH}/destinations").status == 403
 
     a.database.run(make_admin, alice.user_id)

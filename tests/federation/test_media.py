@@ -76,11 +76,6 @@ def ask(server: Homeserver, path: str, origin: ServerName, **query: Any) -> Repl
     return server.request("GET", uri, headers={"Authorization": authorization})
 
 
-@pytest.fixture
-def alice(a: Homeserver) -> User:
-    return a.register("alice")
-
-
 # --- between servers of ours
 
 
@@ -101,9 +96,7 @@ def test_media_are_seen_by_users_of_other_servers(
     assert header(reply, "Content-Disposition") == disposition
 
 
-def test_thumbnails_of_other_servers_media_are_made_here(
-    network: MemoryNetwork, alice: User, b: Homeserver
-) -> None:
+def test_thumbnails_of_other_servers_media_are_made_here(alice: User, b: Homeserver) -> None:
     path = upload(alice, picture(1000, 500))
 
     reply = b.register("bob").get(f"{THUMBNAIL}/{path}", width=300, height=200)
@@ -174,7 +167,7 @@ def test_another_server_gets_thumbnails(alice: User, a: Homeserver, b: Homeserve
 
 
 def test_attack_10_other_servers_get_nothing_but_this_servers_media(
-    network: MemoryNetwork, alice: User, a: Homeserver, b: Homeserver
+    alice: User, a: Homeserver, b: Homeserver
 ) -> None:
     path = upload(alice, b"x", "text/plain")
     bob = b.register("bob")
@@ -226,7 +219,7 @@ def test_what_another_server_lacks_is_not_asked_for_again_at_once(
     assert alice.get(f"{DOWNLOAD}/{EVIL}/abc").body == b"now"
 
 
-def test_a_server_that_does_not_answer_is_told_as_such(network: MemoryNetwork, alice: User) -> None:
+def test_a_server_that_does_not_answer_is_told_as_such(alice: User) -> None:
     reply = alice.get(f"{DOWNLOAD}/gone.test/abc")
 
     assert (reply.status, reply.errcode) == (502, "M_UNKNOWN")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
+from tests.room_state import join_rules
 
 
 def join(user: User, room: str, *via: str) -> int:
@@ -18,8 +19,7 @@ def membership(user: User, room_id: str, of: User) -> str | None:
     return None if found is None else str(found)
 
 
-def test_a_public_room_is_joined_by_its_alias(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_public_room_is_joined_by_its_alias(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat", room_alias_name="room", name="A room")
 
     assert join(bob, "#room:a.test") == 200
@@ -30,8 +30,7 @@ def test_a_public_room_is_joined_by_its_alias(a: Homeserver, b: Homeserver) -> N
 
 
 @pytest.mark.parametrize("version", [str(number) for number in range(1, 13)])
-def test_rooms_of_every_version_are_joined(a: Homeserver, b: Homeserver, version: str) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_rooms_of_every_version_are_joined(alice: User, bob: User, version: str) -> None:
     room_id = alice.create_room(preset="public_chat", room_version=version)
 
     assert join(bob, room_id, "a.test") == 200
@@ -47,16 +46,14 @@ def test_rooms_of_every_version_are_joined(a: Homeserver, b: Homeserver, version
     assert states[0] == states[1]
 
 
-def test_who_is_not_invited_does_not_join_a_private_room(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_who_is_not_invited_does_not_join_a_private_room(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat")
 
     assert join(bob, room_id, "a.test") == 403
     assert membership(alice, room_id, bob) is None
 
 
-def test_an_invited_user_sees_the_invitation_and_joins(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_an_invited_user_sees_the_invitation_and_joins(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat", name="Secret")
 
     invited = alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
@@ -68,8 +65,7 @@ def test_an_invited_user_sees_the_invitation_and_joins(a: Homeserver, b: Homeser
     assert membership(alice, room_id, bob) == "join"
 
 
-def test_an_invitation_is_rejected(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_an_invitation_is_rejected(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat")
     alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
 
@@ -81,9 +77,8 @@ def test_an_invitation_is_rejected(a: Homeserver, b: Homeserver) -> None:
 
 
 def test_an_invitation_is_rejected_although_its_server_is_gone(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="private_chat")
     alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
     network.cut_off(a.name)
@@ -94,9 +89,8 @@ def test_an_invitation_is_rejected_although_its_server_is_gone(
     assert room_id not in bob.sync().get("rooms", {}).get("invite", {})
 
 
-def test_who_does_not_exist_cannot_be_invited(a: Homeserver, b: Homeserver) -> None:
+def test_who_does_not_exist_cannot_be_invited(alice: User, b: Homeserver) -> None:
     del b
-    alice = a.register("alice")
     room_id = alice.create_room(preset="private_chat")
 
     invited = alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": "@nobody:b.test"})
@@ -104,10 +98,10 @@ def test_who_does_not_exist_cannot_be_invited(a: Homeserver, b: Homeserver) -> N
     assert (invited.status, invited.errcode) == (404, "M_NOT_FOUND")
 
 
-def test_a_user_knocks_and_is_let_in(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
-    room_id = alice.create_room(preset="private_chat", initial_state=[rules], name="Knock here")
+def test_a_user_knocks_and_is_let_in(alice: User, bob: User) -> None:
+    room_id = alice.create_room(
+        preset="private_chat", initial_state=[join_rules("knock")], name="Knock here"
+    )
 
     knocked = bob.request(
         "POST", f"/knock/{quote(room_id)}", {"reason": "Please"}, query={"via": "a.test"}
@@ -121,21 +115,11 @@ def test_a_user_knocks_and_is_let_in(a: Homeserver, b: Homeserver) -> None:
 
 
 def restricted_room(alice: User, allowed_room: str) -> str:
-    rules = {
-        "type": "m.room.join_rules",
-        "state_key": "",
-        "content": {
-            "join_rule": "restricted",
-            "allow": [{"type": "m.room_membership", "room_id": allowed_room}],
-        },
-    }
+    rules = join_rules("restricted", allowed_room)
     return alice.create_room(preset="private_chat", initial_state=[rules])
 
 
-def test_a_restricted_room_is_joined_by_who_is_in_the_other_room(
-    a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_restricted_room_is_joined_by_who_is_in_the_other_room(alice: User, bob: User) -> None:
     open_room = alice.create_room(preset="public_chat")
     room_id = restricted_room(alice, open_room)
 
@@ -149,9 +133,9 @@ def test_a_restricted_room_is_joined_by_who_is_in_the_other_room(
 
 
 def test_the_second_user_of_a_server_joins_a_restricted_room_with_the_help_of_another(
-    a: Homeserver, b: Homeserver
+    b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), b.register("carol")
+    carol = b.register("carol")
     open_room = alice.create_room(preset="public_chat")
     room_id = restricted_room(alice, open_room)
     for user in (bob, carol):
@@ -165,16 +149,14 @@ def test_the_second_user_of_a_server_joins_a_restricted_room_with_the_help_of_an
 
 
 def test_a_room_is_joined_through_the_second_server_when_the_first_does_not_answer(
-    a: Homeserver, b: Homeserver
+    alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="public_chat")
 
     assert join(bob, room_id, "gone.test", "a.test") == 200
 
 
-def test_a_server_that_the_room_shuts_out_does_not_join(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_server_that_the_room_shuts_out_does_not_join(alice: User, bob: User) -> None:
     acl = {
         "type": "m.room.server_acl",
         "state_key": "",
@@ -185,8 +167,7 @@ def test_a_server_that_the_room_shuts_out_does_not_join(a: Homeserver, b: Homese
     assert join(bob, room_id, "a.test") == 403
 
 
-def test_who_blocks_invitations_is_not_invited_from_elsewhere(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_who_blocks_invitations_is_not_invited_from_elsewhere(alice: User, bob: User) -> None:
     room_id = alice.create_room()
     path = f"/user/{quote(bob.user_id)}/account_data/m.invite_permission_config"
     bob.put(path, {"default_action": "block"})
@@ -199,9 +180,8 @@ def test_who_blocks_invitations_is_not_invited_from_elsewhere(a: Homeserver, b: 
 
 
 def test_an_invitation_that_is_set_as_state_reaches_the_other_server(
-    a: Homeserver, b: Homeserver
+    alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room()
     member = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}"
 

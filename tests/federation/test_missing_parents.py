@@ -4,9 +4,9 @@ from urllib.parse import quote
 
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
+from tests.federation.meeting import meet, texts
 from tests.federation.network import MemoryNetwork
-from tests.federation.test_sending import shared_room, texts
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
 
 MISSING = "/get_missing_events/"
 STATE = "/state_ids/"
@@ -17,10 +17,9 @@ def asked(network: MemoryNetwork, *parts: str) -> list[str]:
 
 
 def test_what_the_origin_does_not_give_is_asked_of_another_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
     network.cut.add(frozenset({ServerName("a.test"), ServerName("b.test")}))
     alice.send(room_id, "not heard by b")
     network.settle()
@@ -37,17 +36,14 @@ def test_what_the_origin_does_not_give_is_asked_of_another_server(
 
 
 def test_attack_5_events_that_nobody_knows_make_others_be_asked_once(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob, carol)
-    for server in ("a.test", "c.test"):
-        network.lose(server, MISSING)
-        network.lose(server, STATE)
+    room_id = meet(alice, bob, carol)
+    network.lose("c.test", MISSING)
+    network.lose("c.test", STATE)
     network.cut.add(frozenset({ServerName("a.test"), ServerName("b.test")}))
     alice.send(room_id, "not heard by b")
     network.settle()
-    network.cut.clear()
     network.requests.clear()
 
     for number in range(5):
@@ -59,11 +55,10 @@ def test_attack_5_events_that_nobody_knows_make_others_be_asked_once(
 
 
 def test_a_join_that_was_not_passed_on_is_when_it_is_repeated(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
     """The process ends between the commit of a join and what says whom it must be told."""
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, carol)
+    room_id = meet(alice, carol)
     lost: list[bool] = []
     run = a.database.run
 

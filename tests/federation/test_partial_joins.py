@@ -4,10 +4,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import ServerName, parse_room_id
 from homeserver.core.json_types import JsonObject
+from tests.federation.meeting import texts
 from tests.federation.network import MemoryNetwork
 from tests.federation.partial_rooms import (
     LAZY,
@@ -18,16 +18,18 @@ from tests.federation.partial_rooms import (
     room_of,
     state,
 )
-from tests.federation.test_sending import texts
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
+from tests.results import result_of
+
+
+@pytest.fixture
+def room_id(alice: User) -> str:
+    return room_of(alice)
 
 
 def test_a_room_is_complete_soon_after_the_join(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
-
     join(bob, room_id)
     network.settle()
 
@@ -37,10 +39,8 @@ def test_a_room_is_complete_soon_after_the_join(
 
 
 def test_a_room_is_read_and_spoken_in_before_its_members_are_known(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.lose("a.test", STATE)
 
     join(bob, room_id)
@@ -62,10 +62,8 @@ def test_a_room_is_read_and_spoken_in_before_its_members_are_known(
 
 
 def test_who_asks_for_the_members_waits_for_them(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.hold("a.test", STATE)
     join(bob, room_id)
     asked = bob.start_request("GET", f"/rooms/{quote(room_id)}/joined_members")
@@ -78,10 +76,8 @@ def test_who_asks_for_the_members_waits_for_them(
 
 
 def test_a_restart_in_the_middle_does_no_harm(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.hold("a.test", STATE)
     join(bob, room_id)
     alice.send(room_id, "before the restart")
@@ -98,9 +94,8 @@ def test_a_restart_in_the_middle_does_no_harm(
 
 
 def test_another_server_tells_the_members_when_the_first_is_gone(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = room_of(alice, [carol])
     network.settle()
     network.lose("a.test", STATE)
@@ -115,10 +110,8 @@ def test_another_server_tells_the_members_when_the_first_is_gone(
 
 @pytest.mark.parametrize("statement", ["partial_state_rooms", "INSERT INTO state_segments"])
 def test_a_database_that_is_away_for_a_moment_does_not_end_the_asking(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, statement: str
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, room_id: str, statement: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.hold("a.test", STATE)
     join(bob, room_id)
     b.database.fail_on = statement
@@ -146,9 +139,8 @@ def another_name(answer: JsonObject) -> JsonObject:
 
 @pytest.mark.parametrize("alter", [no_state, another_name, lambda _: {}, lambda _: {"pdus": 7}])
 def test_attack_1_a_false_state_is_not_believed(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver, alter: Any
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, carol: User, alter: Any
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = room_of(alice, [carol])
     network.settle()
     network.altered[ServerName("a.test"), STATE] = alter
@@ -161,10 +153,8 @@ def test_attack_1_a_false_state_is_not_believed(
 
 
 def test_attack_5_servers_in_the_room_that_are_none_are_not_talked_to(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.lose("a.test", STATE)
 
     def alter(answer: JsonObject) -> JsonObject:
@@ -174,17 +164,15 @@ def test_attack_5_servers_in_the_room_that_are_none_are_not_talked_to(
     network.altered[ServerName("a.test"), "/send_join/"] = alter
     join(bob, room_id)
 
-    (partial,) = _now(b.server.partial_joins.list_servers(parse_room_id(room_id)))
+    partial = result_of(b.server.partial_joins.list_servers(parse_room_id(room_id)))
     assert partial[0] == "a.test"
     assert "b.test" not in partial
     assert len(partial) <= 2_000
 
 
 def test_it_is_tried_again_with_growing_pauses(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.lose("a.test", STATE)
     join(bob, room_id)
     network.settle()
@@ -204,10 +192,8 @@ def test_it_is_tried_again_with_growing_pauses(
 
 
 def test_a_room_that_nobody_is_in_any_more_is_given_up(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = room_of(alice)
     network.lose("a.test", STATE)
     join(bob, room_id)
     bob.post(f"/rooms/{quote(room_id)}/leave", {})
@@ -224,10 +210,9 @@ def test_a_room_that_nobody_is_in_any_more_is_given_up(
 
 
 def test_a_second_user_joins_a_room_that_lacks_members_through_its_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, room_id: str
 ) -> None:
-    alice, bob, berta = a.register("alice"), b.register("bob"), b.register("berta")
-    room_id = room_of(alice)
+    berta = b.register("berta")
     alice.post(f"/rooms/{quote(room_id)}/ban", {"user_id": berta.user_id})
     network.lose("a.test", STATE)
     join(bob, room_id)
@@ -240,9 +225,3 @@ def test_a_second_user_joins_a_room_that_lacks_members_through_its_server(
     network.altered.clear()
     network.advance(3600)
     assert state(bob, room_id) == state(alice, room_id)
-
-
-def _now(awaitable: Any) -> list[Any]:
-    found: list[Any] = []
-    Deferred.fromCoroutine(awaitable).addCallback(found.append)
-    return found

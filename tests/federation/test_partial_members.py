@@ -12,10 +12,9 @@ import pytest
 
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
-from tests.api.signed_keys import query, upload_device_keys
 from tests.api.sliding import slide, subscription
 from tests.federation.asking import ask
-from tests.federation.meeting import again
+from tests.federation.meeting import texts
 from tests.federation.network import MemoryNetwork
 from tests.federation.partial_rooms import (
     LAZY,
@@ -27,143 +26,9 @@ from tests.federation.partial_rooms import (
     room_of,
     state,
 )
-from tests.federation.test_sending import texts
+from tests.federation.test_typing import type_in
 from tests.homeserver import Homeserver, PendingReply, User
-
-
-@pytest.fixture
-def scene(network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver) -> Scene:
-    return enter_partially(network, a, b, c)
-
-
-def changed(user: User, since: str, **options: Any) -> list[str]:
-    return list(user.sync(since, **options).get("device_lists", {}).get("changed", []))
-
-
-def devices_of(reader: User, user: User) -> set[str]:
-    return set(query(reader, user.user_id)["device_keys"][user.user_id])
-
-
-# Devices of others.
-
-
-@pytest.mark.parametrize("options", [{}, {"filter": LAZY}])
-def test_changed_devices_of_members_are_told_when_the_members_are_known(
-    scene: Scene, options: dict[str, Any]
-) -> None:
-    upload_device_keys(scene.carol)
-    scene.network.settle()
-    before = devices_of(scene.bob, scene.carol)
-    since = scene.bob.sync(**options)["next_batch"]
-    other = scene.carol.login_again()
-    upload_device_keys(other)
-    scene.network.settle()
-
-    scene.complete()
-
-    told = changed(scene.bob, since, **options)
-    assert {scene.alice.user_id, scene.carol.user_id, "@member0:a.test"} <= set(told)
-    assert devices_of(scene.bob, scene.carol) == before | {other.device_id}
-    now = scene.bob.sync(since, **options)["next_batch"]
-    reply = scene.bob.get("/keys/changes", **{"from": since, "to": now})
-    assert scene.carol.user_id in reply.json["changed"]
-    third = scene.carol.login_again()
-    upload_device_keys(third)
-    scene.network.settle()
-    assert changed(scene.bob, now, **options) == [scene.carol.user_id]
-    assert third.device_id in devices_of(scene.bob, scene.carol)
-
-
-def test_sliding_sync_tells_of_the_devices_of_members_who_became_known(scene: Scene) -> None:
-    body = {**subscription(scene.room_id), "extensions": {"e2ee": {"enabled": True}}}
-    pos = slide(scene.bob, body)["pos"]
-
-    scene.complete()
-
-    told = slide(scene.bob, body, pos)["extensions"]["e2ee"]["device_lists"]["changed"]
-    assert {scene.alice.user_id, scene.carol.user_id} <= set(told)
-
-
-# Devices of ours.
-
-
-def test_servers_that_the_answer_named_hear_of_changed_devices_at_once(scene: Scene) -> None:
-    since = scene.carol.sync()["next_batch"]
-
-    upload_device_keys(scene.bob)
-    scene.network.settle()
-
-    assert scene.is_partial
-    assert changed(scene.carol, since) == [scene.bob.user_id]
-
-
-def test_servers_that_turn_out_to_be_there_hear_of_devices_then(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
-) -> None:
-    network.altered[ServerName("a.test"), "/send_join/"] = lambda answer: {
-        **answer,
-        "servers_in_room": ["a.test"],
-    }
-    scene = enter_partially(network, a, b, c)
-    first, second = scene.bob, scene.bob.login_again()
-    upload_device_keys(first)
-    network.settle()
-    assert devices_of(scene.carol, scene.bob) == {first.device_id}
-    since = scene.carol.sync()["next_batch"]
-    upload_device_keys(second)
-    network.settle()
-    assert devices_of(scene.carol, scene.bob) == {first.device_id}
-
-    scene.complete()
-    network.advance(30)
-
-    assert changed(scene.carol, since) == [scene.bob.user_id]
-    assert devices_of(scene.carol, scene.bob) == {first.device_id, second.device_id}
-
-
-def asked_for_devices(network: MemoryNetwork) -> list[tuple[str, str]]:
-    return [(by, to) for by, to, _, target in network.requests if "/user/devices/" in target]
-
-
-@pytest.mark.parametrize("has_restarted", [False, True])
-def test_who_joins_is_made_known_though_the_process_dies_right_then(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, *, has_restarted: bool
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    upload_device_keys(bob)
-    room_id = room_of(alice)
-    b.database.fail_on = "FROM device_list_streams"
-
-    join(bob, room_id)
-    network.settle()
-    assert asked_for_devices(network) == []
-    b.database.fail_on = None
-    if has_restarted:
-        network.requests.clear()
-        network.add(b.restart())
-    network.advance(30)
-
-    told = [(by, to) for by, to, _, target in network.requests if "/send/" in target]
-    assert ("b.test", "a.test") in told
-    assert has_restarted or asked_for_devices(network) == [("a.test", "b.test")]
-
-
-def test_a_server_met_in_two_rooms_at_once_hears_of_the_newcomer(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    upload_device_keys(bob)
-    rooms = [room_of(alice), alice.create_room(preset="public_chat")]
-    b.database.fail_on = "FROM device_list_streams"
-
-    for room_id in rooms:
-        join(bob, room_id)
-    network.settle()
-    b.database.fail_on = None
-    network.advance(30)
-
-    assert asked_for_devices(network) == [("a.test", "b.test")]
-
+from tests.room_state import history_visibility, join_rules
 
 # What is asked and done meanwhile.
 
@@ -289,8 +154,7 @@ def test_attack_1_other_servers_are_given_no_state_that_is_not_whole(scene: Scen
 def test_what_is_only_for_members_is_not_given_as_if_redacted(
     network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
 ) -> None:
-    rule = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
-    scene = enter_partially(network, a, b, c, initial_state=[rule])
+    scene = enter_partially(network, a, b, c, initial_state=[history_visibility("joined")])
     mine = scene.bob.send(scene.room_id, "for members")
 
     path = f"/event/{quote(mine)}"
@@ -304,11 +168,7 @@ def test_a_restricted_join_by_a_room_without_its_members_is_for_another_server_t
     scene: Scene,
 ) -> None:
     b = scene.bob.homeserver
-    allow = [{"type": "m.room_membership", "room_id": scene.room_id}]
-    rule = {"join_rule": "restricted", "allow": allow}
-    other = scene.bob.create_room(
-        initial_state=[{"type": "m.room.join_rules", "state_key": "", "content": rule}]
-    )
+    other = scene.bob.create_room(initial_state=[join_rules("restricted", scene.room_id)])
     path = f"/make_join/{quote(other)}/{quote(scene.carol.user_id)}"
 
     before = ask(b, "c.test", "GET", path, ver="11")
@@ -360,6 +220,25 @@ def test_a_lazy_sync_shows_who_speaks_though_he_is_no_known_member(scene: Scene)
     assert [e["state_key"] for e in part["state"]["events"]] == [scene.carol.user_id]
 
 
+def test_who_types_and_what_he_has_read_is_seen_though_he_is_no_known_member(
+    scene: Scene,
+) -> None:
+    event_id = scene.bob.send(scene.room_id, "hello")
+    scene.network.settle()
+    since = scene.bob.sync(filter=LAZY)["next_batch"]
+
+    type_in(scene.carol, scene.room_id, typing=True)
+    read = scene.carol.post(f"{scene.path}/receipt/m.read/{quote(event_id)}", {})
+    scene.network.advance(10)
+
+    assert read.status == 200
+    assert scene.is_partial
+    part = scene.bob.sync(since, filter=LAZY)["rooms"]["join"][scene.room_id]
+    ephemeral = {event["type"]: event["content"] for event in part["ephemeral"]["events"]}
+    assert ephemeral["m.typing"] == {"user_ids": [scene.carol.user_id]}
+    assert list(ephemeral["m.receipt"][event_id]["m.read"]) == [scene.carol.user_id]
+
+
 def test_sliding_sync_shows_a_room_whose_members_are_asked_for_when_they_are_known(
     scene: Scene,
 ) -> None:
@@ -408,7 +287,7 @@ def test_a_sync_that_waits_is_answered_when_the_members_come(
 def test_an_eager_client_knows_the_room_in_every_later_sync(scene: Scene) -> None:
     scene.complete()
     since = scene.bob.sync()["next_batch"]
-    restarted = again(scene.network.add(scene.bob.homeserver.restart()), scene.bob)
+    restarted = scene.bob.at(scene.network.add(scene.bob.homeserver.restart()))
     scene.alice.send(scene.room_id, "hello")
     scene.network.settle()
 
@@ -456,9 +335,9 @@ def test_who_is_kicked_meanwhile_is_out(scene: Scene) -> None:
 
 
 def test_two_users_of_one_server_join_at_the_same_time(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob, berta = a.register("alice"), b.register("bob"), b.register("berta")
+    berta = b.register("berta")
     room_id = room_of(alice)
     network.hold("a.test", STATE)
     network.hold("a.test", "/make_join/")
@@ -479,9 +358,8 @@ def test_two_users_of_one_server_join_at_the_same_time(
 
 
 def test_what_was_said_here_is_taken_back_if_the_whole_state_refuses_it(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = room_of(alice, [carol], power_level_content_override={"state_default": 0})
     path = f"/rooms/{quote(room_id)}/state"
     levels = alice.get(f"{path}/m.room.power_levels").json
@@ -519,7 +397,7 @@ def test_the_members_are_learnt_by_another_process_from_another_server(scene: Sc
     network.held.clear()
     network.cut_off(ServerName("a.test"))
 
-    restarted = again(network.add(scene.bob.homeserver.restart()), scene.bob)
+    restarted = scene.bob.at(network.add(scene.bob.homeserver.restart()))
     network.advance(120)
 
     assert not is_partial(restarted.homeserver, scene.room_id)
@@ -531,3 +409,5 @@ def test_a_filter_for_a_room_without_its_members_finds_nothing_eager(scene: Scen
 
     assert "rooms" not in scene.bob.sync(filter=only)
     assert scene.room_id not in scene.bob.sync(full_state="true").get("rooms", {}).get("join", {})
+    scene.complete()
+    assert scene.room_id in scene.bob.sync(filter=only)["rooms"]["join"]

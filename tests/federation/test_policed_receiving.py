@@ -11,7 +11,7 @@ from homeserver.core.json_types import JsonObject
 from homeserver.core.policy_servers import POLICY_KEY_ID
 from homeserver.core.signing import SigningKey
 from tests.federation.hostile_server import HostileServer, send_event
-from tests.federation.meeting import enter
+from tests.federation.meeting import enter, texts
 from tests.federation.network import MemoryNetwork
 from tests.federation.policy_server import (
     REFUSED,
@@ -54,9 +54,7 @@ class Stage:
         return answer.json["pdus"]
 
     def texts(self) -> list[str]:
-        self.network.settle()
-        chunk = self.alice.get(f"{self.path}/messages", dir="b", limit=100).json["chunk"]
-        return [e["content"]["body"] for e in reversed(chunk) if e["type"] == "m.room.message"]
+        return texts(self.alice, self.room_id)
 
     def pdu(self, event: Event) -> Any:
         path = f"/event/{quote(event.event_id, safe='')}"
@@ -176,7 +174,7 @@ def test_a_state_event_that_is_refused_does_not_become_state(stage: Stage) -> No
     assert stage.alice.get(topic).json == {"topic": "before"}
     assert stage.texts() == ["next"]
     restarted = stage.network.add(stage.a.restart())
-    alice = User(restarted, stage.alice.user_id, stage.alice.token, stage.alice.device_id)
+    alice = stage.alice.at(restarted)
     assert alice.get(topic).json == {"topic": "before"}
 
 
@@ -288,6 +286,7 @@ def test_events_between_are_judged_as_well(stage: Stage) -> None:
 
     assert stage.texts() == ["good", "last"]
     assert sorted(stage.asked()) == sorted(["last", REFUSED, "good", REFUSED])
+    assert set(stage.pdu(events[1])["signatures"]) == {"evil.test", "policy.test"}
 
 
 def test_the_policy_itself_needs_no_signature(stage: Stage) -> None:
@@ -342,9 +341,8 @@ def test_an_unsigned_join_is_refused_by_who_lets_others_in(
 
 
 def test_what_was_refused_stays_so_when_all_members_are_known_at_last(
-    network: MemoryNetwork, stage: Stage, c: Homeserver
+    network: MemoryNetwork, stage: Stage, c: Homeserver, carol: User
 ) -> None:
-    carol = c.register("carol")
     network.lose("a.test", "/federation/v1/state/")
     enter(carol, stage.room_id, stage.a.name)
     room = c.server.live_rooms.find_loaded(parse_room_id(stage.room_id))
@@ -371,7 +369,7 @@ def test_what_was_refused_stays_so_when_all_members_are_known_at_last(
 # History.
 
 
-def test_history_is_judged_too(network: MemoryNetwork, stage: Stage, b: Homeserver) -> None:
+def test_history_is_judged_too(stage: Stage, b: Homeserver) -> None:
     """What was said before the policy server came was never signed."""
     room_id = stage.alice.create_room(preset="public_chat")
     for number in range(130):
@@ -384,9 +382,7 @@ def test_history_is_judged_too(network: MemoryNetwork, stage: Stage, b: Homeserv
     assert said_in(bob, room_id) == [f"{number}" for number in range(0, 130, 2)]
 
 
-def test_history_before_much_that_is_refused_is_found(
-    network: MemoryNetwork, stage: Stage, b: Homeserver
-) -> None:
+def test_history_before_much_that_is_refused_is_found(stage: Stage, b: Homeserver) -> None:
     room_id = stage.alice.create_room(preset="public_chat")
     for number in range(260):
         stage.alice.send(room_id, REFUSED if 10 <= number < 250 else f"{number}")

@@ -10,7 +10,7 @@ from homeserver.core.policy_servers import POLICY_KEY_ID
 from tests.federation.meeting import enter
 from tests.federation.network import MemoryNetwork
 from tests.federation.policy_server import SIGN, FakePolicyServer, Stage, refusal, set_policy
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_a_room_that_names_its_own_server_asks_what_answers_there(stage: Stage) 
 
     reply = stage.say("hello")
 
-    assert (reply.status, reply.errcode) == (404, "M_UNRECOGNIZED")
+    assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
+    assert reply.json["error"].endswith("signed by a.test, which is no policy server")
     assert set_policy(stage.alice, stage.room_id, {}) == 200
     assert stage.say("free").status == 200
 
@@ -161,9 +162,8 @@ def test_a_new_name_that_one_room_does_not_show_is_shown_in_the_others(stage: St
 
 
 def test_an_invitation_is_signed_before_the_invited_server_sees_it(
-    stage: Stage, c: Homeserver
+    stage: Stage, carol: User
 ) -> None:
-    carol = c.register("carol")
     order: list[str] = []
 
     def sign(_: list[str], pdu: Any) -> JsonObject:
@@ -188,9 +188,8 @@ def test_an_invitation_is_signed_before_the_invited_server_sees_it(
 
 
 def test_an_invitation_that_is_not_signed_does_not_leave_the_server(
-    stage: Stage, c: Homeserver
+    stage: Stage, carol: User
 ) -> None:
-    carol = c.register("carol")
     stage.policy.operations["sign"] = lambda _, __: refusal(error="Not her")
 
     reply = stage.alice.post(f"{stage.path}/invite", {"user_id": carol.user_id})
@@ -223,8 +222,10 @@ def test_the_signature_of_an_invited_users_server_does_not_push_out_its_other_on
     }
 
 
-def test_a_join_through_this_server_is_signed_or_refused(stage: Stage, c: Homeserver) -> None:
-    carol, dave = c.register("carol"), c.register("dave")
+def test_a_join_through_this_server_is_signed_or_refused(
+    stage: Stage, c: Homeserver, carol: User
+) -> None:
+    dave = c.register("dave")
     enter(carol, stage.room_id, stage.a.name)
     stage.policy.operations["sign"] = lambda _, __: refusal(error="Nobody more")
     via = {"via": "a.test"}
@@ -241,9 +242,8 @@ def test_a_join_through_this_server_is_signed_or_refused(stage: Stage, c: Homese
 
 
 def test_who_has_just_joined_without_the_members_has_his_words_signed(
-    stage: Stage, c: Homeserver
+    stage: Stage, c: Homeserver, carol: User
 ) -> None:
-    carol = c.register("carol")
     for server in (stage.a, stage.b):
         stage.network.lose(server.name, "/federation/v1/state/")
     enter(carol, stage.room_id, stage.a.name)

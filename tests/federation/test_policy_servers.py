@@ -71,7 +71,6 @@ def test_what_the_policy_server_refuses_is_not_sent_and_its_words_are_told(stage
         (400, "M_NOT_JSON"),
         (403, "M_FORBIDDEN"),
         (404, "M_NOT_FOUND"),
-        (404, "M_UNRECOGNIZED"),
         (400, "ORG.EXAMPLE.SPAM"),
     ],
 )
@@ -81,6 +80,20 @@ def test_each_way_to_say_no_is_passed_on(stage: Stage, status: int, errcode: str
     reply = stage.say("hello")
 
     assert (reply.status, reply.errcode, reply.json["error"]) == (status, errcode, "No")
+    assert stage.texts() == []
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_server_that_is_no_policy_server_does_not_speak_for_this_one(
+    stage: Stage, status: int
+) -> None:
+    stage.policy.operations["sign"] = lambda _, __: refusal(status, "M_UNRECOGNIZED", "What?", x=1)
+
+    reply = stage.say("hello")
+
+    assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
+    assert reply.json.keys() == {"errcode", "error"}
+    assert "policy.test" in reply.json["error"]
     assert stage.texts() == []
 
 
@@ -204,7 +217,7 @@ def test_a_repeated_send_answers_the_first_also_while_that_is_being_signed(stage
 def test_a_repeated_send_after_a_restart_answers_the_first(stage: Stage) -> None:
     first = stage.say("once", txn_id="same").json
     restarted = stage.network.add(stage.a.restart())
-    alice = User(restarted, stage.alice.user_id, stage.alice.token, stage.alice.device_id)
+    alice = stage.alice.at(restarted)
 
     assert stage.say("once", alice, txn_id="same").json == first
     assert len(stage.policy.asked) == 1

@@ -20,8 +20,7 @@ def seen(reader: User, user: User) -> Any:
     return reply.json
 
 
-def test_presence_is_seen_on_the_other_server(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_presence_is_seen_on_the_other_server(alice: User, bob: User) -> None:
     meet(alice, bob)
     since = bob.sync(set_presence="offline")["next_batch"]
 
@@ -35,9 +34,8 @@ def test_presence_is_seen_on_the_other_server(a: Homeserver, b: Homeserver) -> N
 
 
 def test_who_goes_is_gone_on_the_other_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     meet(alice, bob)
     set_presence(alice, "online")
     assert seen(bob, alice)["presence"] == "online"
@@ -49,9 +47,8 @@ def test_who_goes_is_gone_on_the_other_server(
 
 
 def test_who_comes_into_a_room_sees_who_is_there_and_is_seen(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     set_presence(alice, "online")
     set_presence(bob, "unavailable")
 
@@ -63,9 +60,8 @@ def test_who_comes_into_a_room_sees_who_is_there_and_is_seen(
 
 
 def test_the_word_of_a_server_that_is_not_heard_of_again_ends(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     meet(alice, bob)
     set_presence(alice, "online")
     network.cut_off(a.name)
@@ -79,9 +75,8 @@ def test_the_word_of_a_server_that_is_not_heard_of_again_ends(
 
 
 def test_servers_without_a_shared_room_are_told_nothing(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     meet(alice, bob)
     meet(bob, carol)
     network.requests.clear()

@@ -22,8 +22,7 @@ def profile(homeserver: Homeserver, user_id: str, field: str = "") -> Reply:
     return homeserver.request("GET", path)
 
 
-def test_the_profile_of_another_servers_user_is_fetched(a: Homeserver, b: Homeserver) -> None:
-    bob = b.register("bob")
+def test_the_profile_of_another_servers_user_is_fetched(a: Homeserver, bob: User) -> None:
     set_name(bob, "Bob")
 
     assert profile(a, bob.user_id).json == {"displayname": "Bob"}
@@ -32,17 +31,15 @@ def test_the_profile_of_another_servers_user_is_fetched(a: Homeserver, b: Homese
     assert (missing.status, missing.errcode) == (404, "M_NOT_FOUND")
 
 
-def test_a_user_with_an_empty_profile_exists(a: Homeserver, b: Homeserver) -> None:
-    bob = b.register("bob")
+def test_a_user_with_an_empty_profile_exists(a: Homeserver, bob: User) -> None:
     bob.request("DELETE", f"/profile/{quote(bob.user_id)}/displayname")
 
     assert profile(a, bob.user_id).json == {}
 
 
 def test_a_profile_is_remembered_for_minutes(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, bob: User
 ) -> None:
-    bob = b.register("bob")
     set_name(bob, "Before")
     profile(a, bob.user_id)
     count = len(network.requests)
@@ -69,9 +66,8 @@ def test_nobody_is_asked_twice_for_a_user_who_does_not_exist(
 
 
 def test_a_server_that_is_gone_is_no_proof_that_the_user_does_not_exist(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, bob: User
 ) -> None:
-    bob = b.register("bob")
     set_name(bob, "Bob")
     network.cut_off(b.name)
 

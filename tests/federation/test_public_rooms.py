@@ -29,8 +29,9 @@ def search(user: User, server: str, **query: Any) -> Reply:
     return user.request("POST", "/publicRooms", query, query={"server": server})
 
 
-def test_the_rooms_of_another_server_are_searched_there(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_the_rooms_of_another_server_are_searched_there(
+    b: Homeserver, alice: User, bob: User
+) -> None:
     found = public_room(alice, name="Garden")
     public_room(alice, name="Kitchen")
     public_room(bob, name="Garden of b")
@@ -42,8 +43,7 @@ def test_the_rooms_of_another_server_are_searched_there(a: Homeserver, b: Homese
     assert len(listed["chunk"]) == 2
 
 
-def test_the_pages_of_another_server_follow_each_other(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_the_pages_of_another_server_follow_each_other(alice: User, bob: User) -> None:
     rooms = {public_room(alice) for _ in range(3)}
 
     first = search(bob, "a.test", limit=2).json
@@ -52,8 +52,7 @@ def test_the_pages_of_another_server_follow_each_other(a: Homeserver, b: Homeser
     assert {room["room_id"] for room in (*first["chunk"], *second["chunk"])} == rooms
 
 
-def test_ones_own_name_asks_no_other_server(network: MemoryNetwork, a: Homeserver) -> None:
-    alice = a.register("alice")
+def test_ones_own_name_asks_no_other_server(network: MemoryNetwork, alice: User) -> None:
     room_id = public_room(alice)
 
     page = search(alice, "a.test").json
@@ -62,10 +61,7 @@ def test_ones_own_name_asks_no_other_server(network: MemoryNetwork, a: Homeserve
     assert network.requests == []
 
 
-def test_rooms_that_do_not_federate_are_not_shown_to_other_servers(
-    a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_rooms_that_do_not_federate_are_not_shown_to_other_servers(alice: User, bob: User) -> None:
     public_room(alice, creation_content={"m.federate": False})
 
     assert search(bob, "a.test").json["chunk"] == []

@@ -10,22 +10,19 @@ from homeserver.core.room_versions import ROOM_VERSIONS
 from tests.federation.asking import ask
 from tests.federation.meeting import enter, leave, meet
 from tests.federation.network import MemoryNetwork
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
+from tests.room_state import history_visibility
 
 
 @pytest.mark.parametrize(("visibility", "shown"), [("shared", True), ("joined", False)])
 def test_an_event_that_a_server_may_not_see_is_given_redacted(
-    a: Homeserver, b: Homeserver, visibility: str, shown: bool
+    a: Homeserver, alice: User, bob: User, visibility: str, shown: bool
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    rule = {
-        "type": "m.room.history_visibility",
-        "state_key": "",
-        "content": {"history_visibility": visibility},
-    }
-    room_id = alice.create_room(preset="public_chat", initial_state=[rule])
+    room_id = alice.create_room(
+        preset="public_chat", initial_state=[history_visibility(visibility)]
+    )
     event_id = alice.send(room_id, "before")
-    bob.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+    enter(bob, room_id)
 
     reply = ask(a, "b.test", "GET", f"/event/{quote(event_id)}")
 
@@ -36,19 +33,13 @@ def test_an_event_that_a_server_may_not_see_is_given_redacted(
 
 
 def test_an_event_of_a_room_that_a_server_is_not_in_is_refused(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, b: Homeserver
 ) -> None:
     del b
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat")
     event_id = alice.send(room_id, "among ourselves")
 
     assert ask(a, "b.test", "GET", f"/event/{quote(event_id)}").status == 403
-
-
-def visibility_rule(visibility: str) -> list[dict[str, Any]]:
-    content = {"history_visibility": visibility}
-    return [{"type": "m.room.history_visibility", "state_key": "", "content": content}]
 
 
 def by_id(pdus: list[Any]) -> dict[str, Any]:
@@ -66,14 +57,13 @@ def bodies(pdus: list[Any]) -> list[str]:
     [("world_readable", True), ("shared", True), ("invited", False), ("joined", False)],
 )
 def test_history_is_given_as_far_as_a_server_may_see_it(
-    a: Homeserver, b: Homeserver, visibility: str, shown: bool
+    a: Homeserver, b: Homeserver, alice: User, bob: User, visibility: str, shown: bool
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(
-        preset="public_chat", initial_state=visibility_rule(visibility), name="A room"
+        preset="public_chat", initial_state=[history_visibility(visibility)], name="A room"
     )
     before = alice.send(room_id, "before")
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
     after = alice.send(room_id, "after")
 
     room = quote(room_id)
@@ -90,9 +80,8 @@ def test_history_is_given_as_far_as_a_server_may_see_it(
 
 
 def test_history_is_given_in_order_and_no_more_than_is_asked_for(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
     said = [alice.send(room_id, f"{number}") for number in range(120)]
     room = quote(room_id)
@@ -120,8 +109,9 @@ def test_history_is_given_in_order_and_no_more_than_is_asked_for(
     assert bodies(missing(3, depth)) == ["117", "118"]
 
 
-def test_what_a_server_does_not_know_it_does_not_give(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_what_a_server_does_not_know_it_does_not_give(
+    a: Homeserver, b: Homeserver, alice: User, bob: User
+) -> None:
     room_id, other = meet(alice, bob), meet(alice)
     elsewhere = alice.send(other, "elsewhere")
     room = quote(room_id)
@@ -142,14 +132,13 @@ def test_what_a_server_does_not_know_it_does_not_give(a: Homeserver, b: Homeserv
 
 @pytest.mark.parametrize("reason", ["stranger", "left", "denied"])
 def test_nothing_of_a_room_is_given_to_a_server_that_is_not_in_it(
-    a: Homeserver, b: Homeserver, reason: str
+    a: Homeserver, b: Homeserver, alice: User, bob: User, reason: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(
-        preset="public_chat", initial_state=visibility_rule("world_readable")
+        preset="public_chat", initial_state=[history_visibility("world_readable")]
     )
     if reason != "stranger":
-        enter(bob, room_id, a.name)
+        enter(bob, room_id)
     event_id = alice.send(room_id, "said")
     if reason == "left":
         leave(bob, room_id)
@@ -174,8 +163,9 @@ def test_nothing_of_a_room_is_given_to_a_server_that_is_not_in_it(
 
 
 @pytest.mark.parametrize("ts", [0, -(10**30), 10**30, 2**63 - 1, 2**63, -(2**63)])
-def test_any_moment_can_be_asked_for(a: Homeserver, b: Homeserver, ts: int) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_any_moment_can_be_asked_for(
+    a: Homeserver, b: Homeserver, alice: User, bob: User, ts: int
+) -> None:
     room_id = meet(alice, bob)
 
     path = f"/timestamp_to_event/{quote(room_id)}"
@@ -185,15 +175,14 @@ def test_any_moment_can_be_asked_for(a: Homeserver, b: Homeserver, ts: int) -> N
 
 
 def test_the_moment_of_an_event_that_a_server_may_not_see_is_not_told(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = alice.create_room(preset="public_chat", initial_state=visibility_rule("joined"))
+    room_id = alice.create_room(preset="public_chat", initial_state=[history_visibility("joined")])
     network.advance(10)
     alice.send(room_id, "among ourselves")
     at = a.clock.now_ms()
     network.advance(10)
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
 
     path = f"/timestamp_to_event/{quote(room_id)}"
     reply = ask(a, b.name, "GET", path, ts=str(at), dir="f")

@@ -18,8 +18,7 @@ def receipts(user: User, room_id: str) -> Any:
     return ephemeral(user, room_id, "m.receipt") or {}
 
 
-def test_a_receipt_is_seen_on_the_other_server(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_receipt_is_seen_on_the_other_server(a: Homeserver, alice: User, bob: User) -> None:
     room_id = meet(alice, bob)
     event_id = alice.send(room_id, "read me")
     a.settle()
@@ -31,8 +30,7 @@ def test_a_receipt_is_seen_on_the_other_server(a: Homeserver, b: Homeserver) -> 
     assert receipts(bob, room_id)[event_id]["m.read"][bob.user_id] == found
 
 
-def test_a_threaded_receipt_keeps_its_thread(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_threaded_receipt_keeps_its_thread(a: Homeserver, alice: User, bob: User) -> None:
     room_id = meet(alice, bob)
     root = alice.send(room_id, "root")
     relation = {"rel_type": "m.thread", "event_id": root}
@@ -46,9 +44,8 @@ def test_a_threaded_receipt_keeps_its_thread(a: Homeserver, b: Homeserver) -> No
 
 
 def test_a_private_receipt_stays_on_its_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
     event_id = alice.send(room_id, "read me in secret")
     a.settle()
@@ -61,9 +58,8 @@ def test_a_private_receipt_stays_on_its_server(
 
 
 def test_a_receipt_that_comes_before_its_event_is_not_lost(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, a: Homeserver, c: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = meet(alice, bob, carol)
     network.cut.add(frozenset({a.name, c.name}))
     event_id = alice.send(room_id, "late for carol")
@@ -78,8 +74,7 @@ def test_a_receipt_that_comes_before_its_event_is_not_lost(
     assert bob.user_id in receipts(carol, room_id)[event_id]["m.read"]
 
 
-def test_a_receipt_does_not_move_back(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_receipt_does_not_move_back(a: Homeserver, alice: User, bob: User) -> None:
     room_id = meet(alice, bob)
     events = [alice.send(room_id, text) for text in ("first", "second")]
     a.settle()

@@ -6,21 +6,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.api.relating import bundle_of, children, edited, ids, reacted, redact, related
+from tests.federation.history import walk
 from tests.federation.meeting import enter, meet
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
-
-
-def read_all(user: User, room_id: str) -> list[str]:
-    """Scroll back to the beginning; return the ids of events, newest first."""
-    found: list[str] = []
-    place: dict[str, str] = {}
-    while True:
-        answer = user.get(f"/rooms/{quote(room_id)}/messages", dir="b", limit=50, **place).json
-        found += ids(answer["chunk"])
-        if "end" not in answer:
-            return found
-        place = {"from": answer["end"]}
+from tests.room_state import history_visibility
 
 
 def set_visibility(user: User, room_id: str, visibility: str) -> None:
@@ -34,56 +24,47 @@ def roots(user: User, room_id: str, **query: Any) -> tuple[list[str], str | None
     return ids(body["chunk"]), body.get("next_batch")
 
 
-def rule(visibility: str) -> list[dict[str, Any]]:
-    content = {"history_visibility": visibility}
-    return [{"type": "m.room.history_visibility", "state_key": "", "content": content}]
-
-
 def test_an_edit_from_before_a_join_is_told_with_what_it_edits(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, mallory, bob = a.register("alice"), a.register("mallory"), b.register("bob")
+    mallory = a.register("mallory")
     room_id = meet(alice, mallory)
     event_id = alice.send(room_id, "frist")
     edited(alice, room_id, event_id, "firts")
     edit = edited(alice, room_id, event_id, "first")
     edited(mallory, room_id, event_id, "worst")
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
 
-    read_all(bob, room_id)
+    walk(bob, room_id, 50)
 
     assert bundle_of(bob, room_id, event_id)["m.replace"]["event_id"] == edit
 
 
-def test_an_edit_from_before_a_join_that_was_redacted_is_not_told(
-    a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_an_edit_from_before_a_join_that_was_redacted_is_not_told(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat")
     event_id = alice.send(room_id, "frist")
     first = edited(alice, room_id, event_id, "first")
     redact(alice, room_id, edited(alice, room_id, event_id, "best"))
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
 
-    read_all(bob, room_id)
+    walk(bob, room_id, 50)
 
     assert bundle_of(bob, room_id, event_id)["m.replace"]["event_id"] == first
 
 
 def test_a_thread_from_before_a_join_is_counted_once(
-    a: Homeserver, b: Homeserver, c: Homeserver
+    c: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = alice.create_room(preset="public_chat")
     root = alice.send(room_id, "root")
     for _ in range(3):
         last = related(alice, room_id, root, "m.thread")
-    enter(carol, room_id, a.name)
-    read_all(carol, room_id)
+    enter(carol, room_id)
+    walk(carol, room_id, 50)
     enter(bob, room_id, c.name)
 
     for _ in range(2):
-        read_all(bob, room_id)
+        walk(bob, room_id, 50)
 
         thread = bundle_of(bob, room_id, root)["m.thread"]
         assert (thread["count"], thread["latest_event"]["event_id"]) == (3, last)
@@ -94,17 +75,14 @@ def test_a_thread_from_before_a_join_is_counted_once(
     assert thread["current_user_participated"] is True
 
 
-def test_references_and_reactions_from_before_a_join_are_found(
-    a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_references_and_reactions_from_before_a_join_are_found(alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="public_chat")
     event_id = alice.send(room_id, "said")
     reference = related(alice, room_id, event_id, "m.reference")
     reaction = reacted(alice, room_id, event_id, "👍").json["event_id"]
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
 
-    read_all(bob, room_id)
+    walk(bob, room_id, 50)
 
     chunk = bundle_of(bob, room_id, event_id)["m.reference"]["chunk"]
     assert ids(chunk) == [reference]
@@ -112,18 +90,17 @@ def test_references_and_reactions_from_before_a_join_are_found(
 
 
 def test_replies_from_before_a_join_that_were_not_for_newcomers_are_not_counted(
-    a: Homeserver, b: Homeserver
+    alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="public_chat")
     root = alice.send(room_id, "root")
     shown = related(alice, room_id, root, "m.thread")
     set_visibility(alice, room_id, "joined")
     related(alice, room_id, root, "m.thread")
     edited(alice, room_id, root, "among us")
-    enter(bob, room_id, a.name)
+    enter(bob, room_id)
 
-    read_all(bob, room_id)
+    walk(bob, room_id, 50)
 
     told = bundle_of(bob, room_id, root)
     assert told.keys() == {"m.thread"}
@@ -132,9 +109,8 @@ def test_replies_from_before_a_join_that_were_not_for_newcomers_are_not_counted(
 
 
 def test_threads_from_before_a_join_are_listed_if_a_reply_is_seen(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="public_chat")
     begun = [alice.send(room_id, f"{number}") for number in range(4)]
     for root in begun:
@@ -143,8 +119,8 @@ def test_threads_from_before_a_join_are_listed_if_a_reply_is_seen(
     set_visibility(alice, room_id, "joined")
     related(alice, room_id, begun[0], "m.thread")
     related(alice, room_id, hidden, "m.thread")
-    enter(bob, room_id, a.name)
-    read_all(bob, room_id)
+    enter(bob, room_id)
+    walk(bob, room_id, 50)
     related(alice, room_id, begun[1], "m.thread")
     a.settle()
 
@@ -163,10 +139,9 @@ def test_threads_from_before_a_join_are_listed_if_a_reply_is_seen(
 
 @pytest.mark.parametrize("visibility", ["shared", "joined"])
 def test_what_two_servers_say_at_the_same_time_is_told_with_the_rest(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, visibility: str
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, visibility: str
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = meet(alice, bob, initial_state=rule(visibility))
+    room_id = meet(alice, bob, initial_state=[history_visibility(visibility)])
     root = alice.send(room_id, "root")
     network.settle()
     network.cut_off(b.name)

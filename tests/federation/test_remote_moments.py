@@ -7,8 +7,9 @@ import pytest
 
 from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
+from tests.federation.history import room_with_history, walk
+from tests.federation.meeting import enter, leave
 from tests.federation.network import MemoryNetwork
-from tests.federation.test_remote_history import join, room_with_history, walk
 from tests.homeserver import Homeserver, User
 
 
@@ -18,16 +19,15 @@ def by_time(user: User, room_id: str, ts: int, direction: str) -> Any:
 
 
 def test_a_moment_before_the_join_is_found_through_another_server(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="public_chat")
     said, times = [], []
     for number in range(5):
         network.advance(10)
         said.append(alice.send(room_id, f"{number}"))
         times.append(a.clock.now_ms())
-    join(bob, room_id)
+    enter(bob, room_id)
 
     forwards = by_time(bob, room_id, times[2] - 5, "f")
     backwards = by_time(bob, room_id, times[3] + 5, "b")
@@ -42,15 +42,14 @@ def test_a_moment_before_the_join_is_found_through_another_server(
 
 
 def test_a_moment_before_the_join_is_found_while_members_are_still_unknown(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = alice.create_room(preset="public_chat")
     network.advance(10)
     event_id, at = alice.send(room_id, "long ago"), a.clock.now_ms()
     network.advance(10)
     network.lose("a.test", "/federation/v1/state/")
-    bob.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
+    enter(bob, room_id)
 
     found = by_time(bob, room_id, at - 5, "f")
 
@@ -67,12 +66,11 @@ def test_a_moment_before_the_join_is_found_while_members_are_still_unknown(
     ],
 )
 def test_attack_1_a_moment_is_not_what_another_server_says(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, answer: JsonObject
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, answer: JsonObject
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id, _ = room_with_history(alice, 5)
     network.advance(10)
-    join(bob, room_id)
+    enter(bob, room_id)
     network.altered[ServerName("a.test"), "/timestamp_to_event/"] = lambda _: answer
 
     found = by_time(bob, room_id, 0, "f")
@@ -82,20 +80,17 @@ def test_attack_1_a_moment_is_not_what_another_server_says(
 
 
 def test_a_moment_between_two_stays_is_found_from_either_side(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id, _ = room_with_history(alice, 5)
-    join(bob, room_id)
+    room_id, _ = room_with_history(alice, 5, bob)
     walk(bob, room_id, 100)
-    bob.post(f"/rooms/{quote(room_id)}/leave", {})
-    network.settle()
+    leave(bob, room_id)
     said = {}
     for number in range(5):
         network.advance(10)
         said[a.clock.now_ms()] = alice.send(room_id, f"between {number}")
     network.advance(10)
-    join(bob, room_id)
+    enter(bob, room_id)
 
     for at, event_id in list(said.items())[1:4]:
         expected = {"event_id": event_id, "origin_server_ts": at}
@@ -108,12 +103,11 @@ def test_a_moment_between_two_stays_is_found_from_either_side(
 
 
 def test_a_moment_before_the_room_or_after_all_of_it_is_not_found(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id, _ = room_with_history(alice, 5)
     network.advance(10)
-    join(bob, room_id)
+    enter(bob, room_id)
 
     assert by_time(bob, room_id, 0, "b").status == 404
     assert by_time(bob, room_id, b.clock.now_ms() + 1, "f").status == 404

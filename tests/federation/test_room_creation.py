@@ -3,11 +3,13 @@
 from urllib.parse import quote
 
 from tests.federation.network import MemoryNetwork
-from tests.homeserver import Homeserver
+from tests.homeserver import Homeserver, User
 
 
-def test_users_of_other_servers_are_invited_into_a_new_room(a: Homeserver, b: Homeserver) -> None:
-    alice, bob, dan = a.register("alice"), b.register("bob"), a.register("dan")
+def test_users_of_other_servers_are_invited_into_a_new_room(
+    a: Homeserver, alice: User, bob: User
+) -> None:
+    dan = a.register("dan")
 
     room_id = alice.create_room(
         preset="trusted_private_chat",
@@ -27,9 +29,8 @@ def test_users_of_other_servers_are_invited_into_a_new_room(a: Homeserver, b: Ho
 
 
 def test_a_room_is_there_although_the_server_of_somebody_invited_is_not(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     network.cut_off(b.name)
 
     made = alice.post("/createRoom", {"invite": [bob.user_id], "name": "Alone"})

@@ -7,30 +7,17 @@ from twisted.internet.defer import Deferred
 from homeserver.config import LimitsSection
 from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.storage import outgoing_events
-from homeserver.storage.outgoing_events import OutgoingPDU
 from tests.federation.conftest import MakeServer
+from tests.federation.meeting import meet, texts
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
+from tests.results import result_of
 
 
-def shared_room(alice: User, *others: User) -> str:
-    room_id = alice.create_room(preset="public_chat")
-    for user in others:
-        reply = user.request("POST", f"/join/{quote(room_id)}", {}, query={"via": "a.test"})
-        assert reply.status == 200, reply.json
-    alice.homeserver.settle()
-    return room_id
-
-
-def texts(user: User, room_id: str) -> list[str]:
-    user.homeserver.settle()
-    chunk = user.get(f"/rooms/{quote(room_id)}/messages", dir="b", limit=100).json["chunk"]
-    return [e["content"]["body"] for e in reversed(chunk) if e["type"] == "m.room.message"]
-
-
-def test_what_is_said_on_one_server_is_heard_on_the_other(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+def test_what_is_said_on_one_server_is_heard_on_the_other(
+    a: Homeserver, alice: User, bob: User
+) -> None:
+    room_id = meet(alice, bob)
 
     alice.send(room_id, "from a")
     a.settle()
@@ -41,21 +28,18 @@ def test_what_is_said_on_one_server_is_heard_on_the_other(a: Homeserver, b: Home
 
 
 def test_a_join_through_one_server_is_passed_on_to_the_others(
-    a: Homeserver, b: Homeserver, c: Homeserver
+    alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-
-    room_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
 
     joined = bob.get(f"/rooms/{quote(room_id)}/joined_members").json["joined"]
     assert set(joined) == {alice.user_id, bob.user_id, carol.user_id}
 
 
 def test_a_server_that_was_away_hears_what_it_has_missed_in_order(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+    room_id = meet(alice, bob)
     network.cut_off(b.name)
     for number in range(120):
         alice.send(room_id, f"missed {number}")
@@ -69,10 +53,9 @@ def test_a_server_that_was_away_hears_what_it_has_missed_in_order(
 
 
 def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+    room_id = meet(alice, bob)
     network.cut_off(b.name)
     alice.send(room_id, "before the restart")
     a.settle()
@@ -85,17 +68,15 @@ def test_what_was_not_delivered_before_a_restart_is_delivered_after_it(
 
 
 def test_a_server_that_stays_away_does_not_fill_the_database(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+    room_id = meet(alice, bob)
     network.cut_off(b.name)
     for number in range(520):
         alice.send(room_id, f"missed {number}")
     network.advance(400)
 
-    kept: list[object] = []
-    a.database.run(outgoing_events.list_outgoing, 0, 2**62, 10_000).addCallback(kept.extend)
+    kept = result_of(a.database.run(outgoing_events.list_outgoing, 0, 2**62, 10_000))
     network.heal()
     network.advance(4000)
 
@@ -103,9 +84,8 @@ def test_a_server_that_stays_away_does_not_fill_the_database(
     assert texts(bob, room_id)[-1] == "missed 519"
 
 
-def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-    room_id = shared_room(alice, bob)
+def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, alice: User, bob: User) -> None:
+    room_id = meet(alice, bob)
 
     alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
     a.settle()
@@ -113,10 +93,10 @@ def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, b: Homeserver) ->
     assert room_id not in bob.get("/joined_rooms").json["joined_rooms"]
 
 
-def test_an_invitation_is_taken_back(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_an_invitation_is_taken_back(a: Homeserver, alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat")
     alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})
+    assert room_id in bob.sync()["rooms"]["invite"]
 
     alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
     a.settle()
@@ -125,10 +105,9 @@ def test_an_invitation_is_taken_back(a: Homeserver, b: Homeserver) -> None:
 
 
 def test_a_room_of_three_servers_heals_after_a_partition(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, c: Homeserver
+    network: MemoryNetwork, c: Homeserver, alice: User, bob: User, carol: User
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
     network.cut_off(c.name)
     alice.send(room_id, "one side")
     carol.send(room_id, "other side")
@@ -162,7 +141,7 @@ def test_rooms_that_do_not_stay_in_memory_are_told_of_all_the_same(
     alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     other = alice.create_room()
 
-    room_id = shared_room(alice, bob, carol)
+    room_id = meet(alice, bob, carol)
     alice.send(other, "puts the other room out of memory")
     alice.send(room_id, "heard")
 
@@ -177,11 +156,11 @@ def test_an_event_of_a_room_that_has_just_left_memory_is_passed_on(
 ) -> None:
     a = make_server("a.test", limits=LimitsSection(live_rooms_bytes=1))
     alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
-    room_id = shared_room(alice, bob)
+    room_id = meet(alice, bob)
     sender = a.server.federation_sender
     live_rooms = a.server.live_rooms
     bob.send(room_id, "first")
-    shared = shared_room(alice, bob, carol)
+    shared = meet(alice, bob, carol)
     event_id = bob.send(shared, "from bob")
     a.settle()
     room = live_rooms.find_loaded(RoomID(shared))
@@ -197,6 +176,5 @@ def test_an_event_of_a_room_that_has_just_left_memory_is_passed_on(
     a.settle()
 
     assert told.called
-    kept: list[OutgoingPDU] = []
-    a.database.run(outgoing_events.list_outgoing, 0, 2**62, 100).addCallback(kept.extend)
+    kept = result_of(a.database.run(outgoing_events.list_outgoing, 0, 2**62, 100))
     assert [row.pdu for row in kept if row.origin == "b.test"][-1] == found.event.pdu_bytes

@@ -8,10 +8,11 @@ import pytest
 from homeserver.services import spaces
 from homeserver.services.federation import remote_spaces
 from homeserver.transport.outbound import Answer
-from tests.api.test_spaces import join_rules, make_space, shown, summary, walk
+from tests.api.test_spaces import make_space, shown, summary, walk
 from tests.federation.asking import ask, make_hostile
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
+from tests.room_state import join_rules
 
 
 def add(user: User, space: str, *rooms: str, via: str, **content: Any) -> None:
@@ -51,8 +52,7 @@ def space_of(room_id: str, *children: Any, **answer: Any) -> dict[str, Any]:
     return {"room": room, "children": [], "inaccessible_children": [], **answer}
 
 
-def test_rooms_of_another_server_are_shown_in_a_space_of_ours(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_rooms_of_another_server_are_shown_in_a_space_of_ours(alice: User, bob: User) -> None:
     room_id = bob.create_room(preset="public_chat", name="Over there")
     root = make_space(alice)
     add(alice, root, room_id, via="b.test")
@@ -64,8 +64,7 @@ def test_rooms_of_another_server_are_shown_in_a_space_of_ours(a: Homeserver, b: 
     assert reply["rooms"][1]["children_state"] == []
 
 
-def test_a_space_of_another_server_is_walked_through(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_space_of_another_server_is_walked_through(alice: User, bob: User) -> None:
     root, inner = make_space(bob, name="There"), make_space(bob)
     leaf, secret = bob.create_room(preset="public_chat"), bob.create_room()
     add(bob, root, inner, secret, via="b.test")
@@ -75,10 +74,7 @@ def test_a_space_of_another_server_is_walked_through(a: Homeserver, b: Homeserve
     assert summary(alice, root, via="b.test").json["name"] == "There"
 
 
-def test_answers_are_remembered_a_while(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_answers_are_remembered_a_while(network: MemoryNetwork, alice: User, bob: User) -> None:
     root = make_space(bob)
     add(bob, root, bob.create_room(preset="public_chat"), via="b.test")
     first = shown(alice, root)
@@ -91,8 +87,7 @@ def test_answers_are_remembered_a_while(
     assert len(network.requests) > count
 
 
-def test_pages_go_across_servers(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_pages_go_across_servers(alice: User, bob: User) -> None:
     root, there = make_space(alice), make_space(bob)
     add(alice, root, there, via="b.test")
     add(bob, there, *(bob.create_room(preset="public_chat") for _ in range(4)), via="b.test")
@@ -108,9 +103,8 @@ def test_pages_go_across_servers(a: Homeserver, b: Homeserver) -> None:
 
 
 def test_what_this_server_knows_itself_goes_before_what_others_say(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User
 ) -> None:
-    alice = a.register("alice")
     room_id = alice.create_room(preset="public_chat", name="True")
     secret = alice.create_room(name="Private")
     answer = space_of(
@@ -131,9 +125,9 @@ def test_what_this_server_knows_itself_goes_before_what_others_say(
 
 
 def test_a_restricted_room_of_another_server_is_shown_to_who_may_join(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, anna, bob = a.register("alice"), a.register("anna"), b.register("bob")
+    anna = a.register("anna")
     root = make_space(bob)
     rules = join_rules("restricted", root)
     inside = bob.create_room(preset="private_chat", initial_state=[rules])
@@ -145,10 +139,9 @@ def test_a_restricted_room_of_another_server_is_shown_to_who_may_join(
 
 
 def test_a_server_is_shown_what_its_users_could_join(
-    a: Homeserver, b: Homeserver, c: Homeserver
+    a: Homeserver, alice: User, bob: User, c: Homeserver
 ) -> None:
     del c
-    alice, bob = a.register("alice"), b.register("bob")
     root = make_space(alice)
     rules = join_rules("restricted", root)
     restricted = alice.create_room(preset="private_chat", initial_state=[rules])
@@ -169,9 +162,10 @@ def test_a_server_is_shown_what_its_users_could_join(
     assert len(to_c["room"]["children_state"]) == 4
 
 
-def test_suggested_rooms_alone_are_served_if_so_asked(a: Homeserver, b: Homeserver) -> None:
+def test_suggested_rooms_alone_are_served_if_so_asked(
+    a: Homeserver, alice: User, b: Homeserver
+) -> None:
     del b
-    alice = a.register("alice")
     root = make_space(alice)
     plain, suggested = (alice.create_room(preset="public_chat") for _ in range(2))
     add(alice, root, plain, via="a.test")
@@ -185,10 +179,9 @@ def test_suggested_rooms_alone_are_served_if_so_asked(a: Homeserver, b: Homeserv
 
 @pytest.mark.parametrize("room", ["private", "unknown", "denied"])
 def test_attack_8_a_room_that_is_not_for_a_server_does_not_exist_for_it(
-    a: Homeserver, b: Homeserver, room: str
+    a: Homeserver, alice: User, b: Homeserver, room: str
 ) -> None:
     del b
-    alice = a.register("alice")
     acl = {
         "type": "m.room.server_acl",
         "state_key": "",
@@ -203,10 +196,7 @@ def test_attack_8_a_room_that_is_not_for_a_server_does_not_exist_for_it(
     assert (reply.status, reply.errcode) == (404, "M_NOT_FOUND")
 
 
-def test_attack_13_a_circle_through_other_servers_is_walked_once(
-    a: Homeserver, b: Homeserver
-) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_13_a_circle_through_other_servers_is_walked_once(alice: User, bob: User) -> None:
     here, there = make_space(alice), make_space(bob)
     add(alice, here, there, via="b.test")
     add(bob, there, here, there, via="a.test")
@@ -253,9 +243,8 @@ def test_attack_13_a_space_of_another_server_has_so_many_rooms_at_most(
 
 
 def test_attack_13_one_space_does_not_say_what_is_in_another(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     good = make_space(bob, name="Good")
     make_hostile(
         network,
@@ -323,9 +312,8 @@ def test_attack_5_what_is_no_room_is_left_out(network: MemoryNetwork, a: Homeser
 
 
 def test_a_server_that_does_not_answer_is_not_asked_about_each_room(
-    network: MemoryNetwork, a: Homeserver
+    network: MemoryNetwork, alice: User
 ) -> None:
-    alice = a.register("alice")
     root = make_space(alice)
     room_id = alice.create_room(preset="public_chat")
     add(alice, root, *(f"!{number}:gone.test" for number in range(5)), via="gone.test", order="a")

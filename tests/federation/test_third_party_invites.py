@@ -78,8 +78,9 @@ def member(user: User, room_id: str, target: str) -> Any:
     return user.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(target)}").json
 
 
-def test_who_has_bound_the_address_is_invited_and_joins(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_who_has_bound_the_address_is_invited_and_joins(
+    b: Homeserver, alice: User, bob: User
+) -> None:
     room_id = offer(alice)
 
     bound = bind(b, bob.user_id, pending(room_id, alice, bob.user_id, signed(bob.user_id)))
@@ -94,9 +95,9 @@ def test_who_has_bound_the_address_is_invited_and_joins(a: Homeserver, b: Homese
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_a_user_of_the_inviting_server_is_invited_without_any_other(
-    network: MemoryNetwork, a: Homeserver, method: str
+    network: MemoryNetwork, a: Homeserver, alice: User, method: str
 ) -> None:
-    alice, anna = a.register("alice"), a.register("anna")
+    anna = a.register("anna")
     room_id = offer(alice)
 
     invite = pending(room_id, alice, anna.user_id, signed(anna.user_id))
@@ -107,9 +108,8 @@ def test_a_user_of_the_inviting_server_is_invited_without_any_other(
 
 
 def test_what_an_identity_server_signs_with_the_sender_is_good_as_well(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = offer(alice)
     proof = signed(bob.user_id, sender=alice.user_id)
 
@@ -121,9 +121,8 @@ def test_what_an_identity_server_signs_with_the_sender_is_good_as_well(
 
 @pytest.mark.parametrize("key", [OTHER_KEY, None])
 def test_attack_3_a_signature_of_another_key_invites_nobody(
-    a: Homeserver, b: Homeserver, key: SigningKey | None
+    a: Homeserver, alice: User, bob: User, key: SigningKey | None
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = offer(alice)
     proof = signed(bob.user_id, key=key or IDENTITY_KEY)
     if key is None:
@@ -152,9 +151,8 @@ def test_attack_3_a_signature_of_another_key_invites_nobody(
     ],
 )
 def test_attack_1_what_is_no_invitation_for_the_signed_user_is_refused(
-    a: Homeserver, b: Homeserver, changed: Any, status: int
+    a: Homeserver, alice: User, bob: User, changed: Any, status: int
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     anna = a.register("anna")
     room_id = offer(alice)
     alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": anna.user_id})
@@ -168,9 +166,8 @@ def test_attack_1_what_is_no_invitation_for_the_signed_user_is_refused(
 
 
 def test_attack_1_nothing_that_is_added_to_the_invitation_is_signed(
-    a: Homeserver, b: Homeserver
+    a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = offer(alice)
     event = copy.deepcopy(invitation(room_id, alice, bob.user_id, signed(bob.user_id)))
     event |= {"redacts": "$x", "depth": 5, "prev_events": [], "origin_server_ts": 1}
@@ -186,8 +183,9 @@ def test_attack_1_nothing_that_is_added_to_the_invitation_is_signed(
     }
 
 
-def test_attack_1_more_in_what_is_signed_spoils_the_signature(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_1_more_in_what_is_signed_spoils_the_signature(
+    a: Homeserver, alice: User, bob: User
+) -> None:
     room_id = offer(alice)
     proof = signed(bob.user_id, extra="x")
 
@@ -196,8 +194,7 @@ def test_attack_1_more_in_what_is_signed_spoils_the_signature(a: Homeserver, b: 
     assert reply.status == 403
 
 
-def test_attack_5_a_heap_of_signatures_is_not_signed(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_5_a_heap_of_signatures_is_not_signed(a: Homeserver, alice: User, bob: User) -> None:
     room_id = offer(alice)
     proof = signed(bob.user_id)
     good = proof["signatures"]["id.test"]["ed25519:0"]
@@ -209,8 +206,9 @@ def test_attack_5_a_heap_of_signatures_is_not_signed(a: Homeserver, b: Homeserve
     assert (reply.status, reply.errcode) == (403, "M_FORBIDDEN")
 
 
-def test_attack_3_an_offer_that_was_withdrawn_invites_nobody(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_3_an_offer_that_was_withdrawn_invites_nobody(
+    a: Homeserver, alice: User, bob: User
+) -> None:
     room_id = offer(alice)
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.third_party_invite/{TOKEN}", {})
     proof = signed(bob.user_id)
@@ -220,8 +218,7 @@ def test_attack_3_an_offer_that_was_withdrawn_invites_nobody(a: Homeserver, b: H
     assert reply.status == 403
 
 
-def test_attack_3_a_banned_user_is_not_invited(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_3_a_banned_user_is_not_invited(a: Homeserver, alice: User, bob: User) -> None:
     room_id = offer(alice)
     alice.post(f"/rooms/{quote(room_id)}/ban", {"user_id": bob.user_id})
     event = invitation(room_id, alice, bob.user_id, signed(bob.user_id))
@@ -230,8 +227,9 @@ def test_attack_3_a_banned_user_is_not_invited(a: Homeserver, b: Homeserver) -> 
     assert member(alice, room_id, bob.user_id)["membership"] == "ban"
 
 
-def test_attack_7_a_server_that_is_denied_exchanges_nothing(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_attack_7_a_server_that_is_denied_exchanges_nothing(
+    a: Homeserver, alice: User, bob: User
+) -> None:
     room_id = offer(alice)
     acl = {"allow": ["*"], "deny": ["b.test"]}
     alice.put(f"/rooms/{quote(room_id)}/state/m.room.server_acl", acl)
@@ -241,8 +239,9 @@ def test_attack_7_a_server_that_is_denied_exchanges_nothing(a: Homeserver, b: Ho
 
 
 @pytest.mark.parametrize("target", ["@nobody:a.test", "@bob:b.test"])
-def test_nothing_is_bound_to_who_has_no_account_here(a: Homeserver, target: str) -> None:
-    alice = a.register("alice")
+def test_nothing_is_bound_to_who_has_no_account_here(
+    a: Homeserver, alice: User, target: str
+) -> None:
     room_id = offer(alice)
 
     reply = bind(a, target, pending(room_id, alice, target, signed(target)))
@@ -261,8 +260,10 @@ def test_nothing_is_bound_to_who_has_no_account_here(a: Homeserver, target: str)
         {"signed": signed("@anna:a.test", "wrong-token")},
     ],
 )
-def test_attack_3_a_bad_invitation_does_not_spoil_the_good_one(a: Homeserver, changed: Any) -> None:
-    alice, anna = a.register("alice"), a.register("anna")
+def test_attack_3_a_bad_invitation_does_not_spoil_the_good_one(
+    a: Homeserver, alice: User, changed: Any
+) -> None:
+    anna = a.register("anna")
     room_id = offer(alice)
     good = pending(room_id, alice, anna.user_id, signed(anna.user_id))
 

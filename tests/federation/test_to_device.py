@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from homeserver.storage import outgoing_edus
-from tests.federation.meeting import again, say
+from tests.federation.meeting import say
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
 
@@ -36,9 +36,7 @@ def direct(message_id: str, target: User, body: object) -> Any:
     }
 
 
-def test_a_message_arrives_with_sender_and_type(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-
+def test_a_message_arrives_with_sender_and_type(alice: User, bob: User) -> None:
     assert send(alice, bob, "hello", "t1") == 200
 
     assert bob.sync()["to_device"]["events"] == [
@@ -46,8 +44,7 @@ def test_a_message_arrives_with_sender_and_type(a: Homeserver, b: Homeserver) ->
     ]
 
 
-def test_a_message_to_all_devices_reaches_each(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_message_to_all_devices_reaches_each(alice: User, bob: User) -> None:
     others = [bob.login_again(), bob.login_again()]
 
     send(alice, bob, "everybody", "t1", device_id="*")
@@ -55,9 +52,7 @@ def test_a_message_to_all_devices_reaches_each(a: Homeserver, b: Homeserver) -> 
     assert [bodies(device.sync()) for device in (bob, *others)] == [["everybody"]] * 3
 
 
-def test_attack_12_a_repeated_transaction_is_sent_once(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-
+def test_attack_12_a_repeated_transaction_is_sent_once(alice: User, bob: User) -> None:
     for _ in range(3):
         send(alice, bob, "once", "same")
 
@@ -65,9 +60,8 @@ def test_attack_12_a_repeated_transaction_is_sent_once(a: Homeserver, b: Homeser
 
 
 def test_attack_12_messages_of_an_hours_outage_arrive_in_order_and_once(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     send(alice, bob, 0, "t0")
     network.cut_off(b.name)
     for number in range(1, 151):
@@ -85,9 +79,8 @@ def test_attack_12_messages_of_an_hours_outage_arrive_in_order_and_once(
 
 
 def test_attack_12_a_restart_of_the_sender_loses_no_message(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     network.cut_off(b.name)
     for number in range(3):
         send(alice, bob, number, f"t{number}")
@@ -100,9 +93,8 @@ def test_attack_12_a_restart_of_the_sender_loses_no_message(
 
 
 def test_attack_12_a_message_whose_receipt_was_not_acknowledged_arrives_once(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     send(alice, bob, "first", "t1")
 
     say(b, a.name, "m.direct_to_device", direct("m1", bob, "repeated"))
@@ -110,11 +102,12 @@ def test_attack_12_a_message_whose_receipt_was_not_acknowledged_arrives_once(
     say(restarted, a.name, "m.direct_to_device", direct("m1", bob, "repeated"))
     say(restarted, a.name, "m.direct_to_device", direct("m2", bob, "another"))
 
-    assert bodies(again(restarted, bob).sync()) == ["first", "repeated", "another"]
+    assert bodies(bob.at(restarted).sync()) == ["first", "repeated", "another"]
 
 
-def test_many_large_messages_to_one_server_go_in_several_edus(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_many_large_messages_to_one_server_go_in_several_edus(
+    a: Homeserver, alice: User, bob: User
+) -> None:
     devices = [bob, *(bob.login_again() for _ in range(3))]
     large = "x" * 40_000
     messages = {bob.user_id: {device.device_id: {"body": large} for device in devices}}
@@ -125,9 +118,7 @@ def test_many_large_messages_to_one_server_go_in_several_edus(a: Homeserver, b: 
     assert [bodies(device.sync()) for device in devices] == [[large]] * 4
 
 
-def test_what_no_other_server_would_take_is_refused_at_once(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
-
+def test_what_no_other_server_would_take_is_refused_at_once(alice: User, bob: User) -> None:
     assert send(alice, bob, 0.5, "t1") == 400
     assert send(alice, bob, "good", "t1") == 200
 
@@ -135,9 +126,8 @@ def test_what_no_other_server_would_take_is_refused_at_once(a: Homeserver, b: Ho
 
 
 def test_a_message_stored_while_those_before_it_are_read_is_sent_after_them(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver, monkeypatch: pytest.MonkeyPatch
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     reading: list[tuple[Deferred[None], list[Any]]] = []
     plain_read = a.database.read
 

@@ -19,8 +19,7 @@ def typists(user: User, room_id: str) -> list[str]:
     return [] if content is None else list(content["user_ids"])
 
 
-def test_typing_is_seen_on_the_other_server_until_it_ends(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_typing_is_seen_on_the_other_server_until_it_ends(alice: User, bob: User) -> None:
     room_id = meet(alice, bob)
 
     type_in(alice, room_id, typing=True)
@@ -31,8 +30,7 @@ def test_typing_is_seen_on_the_other_server_until_it_ends(a: Homeserver, b: Home
     assert typists(bob, room_id) == []
 
 
-def test_a_waiting_sync_is_woken_by_typing_elsewhere(a: Homeserver, b: Homeserver) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
+def test_a_waiting_sync_is_woken_by_typing_elsewhere(alice: User, bob: User) -> None:
     room_id = meet(alice, bob)
     since = bob.sync()["next_batch"]
     waiting = bob.start_request("GET", "/sync", query={"since": since, "timeout": 30_000})
@@ -44,9 +42,8 @@ def test_a_waiting_sync_is_woken_by_typing_elsewhere(a: Homeserver, b: Homeserve
 
 
 def test_who_goes_on_typing_is_told_of_again_before_the_others_give_up(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
 
     type_in(alice, room_id, typing=True, timeout=110_000)
@@ -60,12 +57,12 @@ def test_who_goes_on_typing_is_told_of_again_before_the_others_give_up(
 
 
 def test_typing_of_a_server_that_is_not_heard_of_again_ends(
-    network: MemoryNetwork, a: Homeserver, b: Homeserver
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
 ) -> None:
-    alice, bob = a.register("alice"), b.register("bob")
     room_id = meet(alice, bob)
     type_in(alice, room_id, typing=True, timeout=110_000)
     network.cut_off(a.name)
+    assert typists(bob, room_id) == [alice.user_id]
 
     network.advance(61)
 
@@ -73,9 +70,8 @@ def test_typing_of_a_server_that_is_not_heard_of_again_ends(
 
 
 def test_typing_is_told_to_the_servers_of_its_room_alone(
-    a: Homeserver, b: Homeserver, c: Homeserver, network: MemoryNetwork
+    b: Homeserver, alice: User, bob: User, carol: User, network: MemoryNetwork
 ) -> None:
-    alice, bob, carol = a.register("alice"), b.register("bob"), c.register("carol")
     room_id = meet(alice, bob)
     meet(alice, carol)
     network.requests.clear()

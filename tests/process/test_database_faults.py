@@ -8,10 +8,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import psycopg2
@@ -19,49 +18,12 @@ import pytest
 
 from tests.process.load import Load
 from tests.process.own_postgres import OwnPostgres, own_postgres
+from tests.process.running import STOP_SECONDS, Process, server_on
 from tests.server_process import POLL_SECONDS, free_port, start_homeserver, wait_until_up
 
 EXIT_START = 3
-STOP_SECONDS = 30
 KILL_ROUNDS = 3
 SEED = 20_261_121
-
-
-class Process:
-    """The server as a process that can be killed and started again."""
-
-    def __init__(self, directory: Path, sections: Mapping[str, Any]) -> None:
-        self._directory = directory
-        self._sections = sections
-        self.port = free_port()
-        self.base_url = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
-        self.running = start_homeserver(self._directory, self.port, self._sections)
-        wait_until_up(self.running, self.base_url, self._directory)
-
-    def kill(self) -> None:
-        self.running.send_signal(signal.SIGKILL)
-        self.running.wait()
-
-    def stop(self) -> None:
-        if self.running.poll() is None:
-            self.running.terminate()
-            self.running.wait(STOP_SECONDS)
-
-    @property
-    def log(self) -> str:
-        return (self._directory / "server.log").read_text("utf-8")
-
-
-@contextmanager
-def server_on(directory: Path, url: str, **sections: Any) -> Iterator[Process]:
-    process = Process(directory, {"database": {"url": url}, **sections})
-    try:
-        yield process
-    finally:
-        process.stop()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import aiohttp
 import psycopg2
 
 from tests.process.load import Client, register
-from tests.process.test_database_faults import Process, server_on
+from tests.process.running import Process, server_on
 
 STOP_SECONDS = 20
 

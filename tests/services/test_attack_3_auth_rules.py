@@ -14,21 +14,11 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.storage.events import OUTLIER, REJECTED
 from tests.homeserver import Homeserver
 from tests.inbound_stage import GRAPH_VERSIONS, Stage
-from tests.services.test_inbound_forks import moderator
 
 
 @pytest.fixture(params=GRAPH_VERSIONS)
 def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
-
-
-def joined(stage: Stage, localpart: str, level: int = 0) -> str:
-    """Return a remote user who has joined, and has a level."""
-    user_id = stage.remote.user(localpart)
-    stage.feed(stage.remote.join(user_id))
-    if level:
-        moderator(stage, user_id, level)
-    return user_id
 
 
 def event_of_size(stage: Stage, sender: str, size: int, filler: str = "x") -> Event:
@@ -57,7 +47,7 @@ def assert_left_out(stage: Stage, event: Event, outcome: Outcome) -> None:
 
 
 def test_attack_3_auth_events_named_twice_are_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     auth = list(stage.remote.make("m.room.message", bob).auth_events)
     event = message_citing(stage, bob, [*auth, auth[-1]])
 
@@ -65,7 +55,7 @@ def test_attack_3_auth_events_named_twice_are_rejected(stage: Stage) -> None:
 
 
 def test_attack_3_two_auth_events_of_one_place_are_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     first = stage.state()["m.room.member", bob]
     again = stage.remote.member(bob, "join")
     stage.feed(again)
@@ -77,7 +67,7 @@ def test_attack_3_two_auth_events_of_one_place_are_rejected(stage: Stage) -> Non
 
 
 def test_attack_3_an_auth_event_the_rules_do_not_name_is_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     auth = list(stage.remote.make("m.room.message", bob).auth_events)
     event = message_citing(stage, bob, [*auth, stage.state()["m.room.join_rules", ""]])
 
@@ -85,7 +75,7 @@ def test_attack_3_an_auth_event_the_rules_do_not_name_is_rejected(stage: Stage) 
 
 
 def test_attack_3_a_message_is_no_auth_event(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     message = stage.remote.say(bob, "let me in")
     stage.feed(message)
     auth = list(stage.remote.make("m.room.message", bob).auth_events)
@@ -95,7 +85,7 @@ def test_attack_3_a_message_is_no_auth_event(stage: Stage) -> None:
 
 
 def test_attack_3_a_rejected_auth_event_has_its_followers_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     usurped = stage.remote.make("m.room.power_levels", bob, {"users": {bob: 100}}, state_key="")
     stage.remote.graph.add(usurped)
     assert stage.feed(usurped) == [Outcome.REJECTED]
@@ -134,7 +124,7 @@ def test_attack_3_a_rejected_outlier_lets_nobody_in(stage: Stage) -> None:
 
 
 def test_attack_3_an_event_that_does_not_cite_the_create_event_is_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     create = stage.state()["m.room.create", ""]
     cited = list(stage.remote.make("m.room.message", bob).auth_events)
     implied = stage.version.room_id_is_create_hash
@@ -145,7 +135,7 @@ def test_attack_3_an_event_that_does_not_cite_the_create_event_is_rejected(stage
 
 
 def test_attack_3_the_largest_event_has_65536_bytes_of_whatever_characters(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     for filler in ("x", "é", "\U0001f600"):
         largest = event_of_size(stage, bob, MAX_PDU_BYTES, filler)
         assert len(largest.pdu_bytes) == MAX_PDU_BYTES
@@ -158,7 +148,7 @@ def test_attack_3_the_largest_event_has_65536_bytes_of_whatever_characters(stage
 
 @pytest.mark.parametrize("filler", ["x", "é"])
 def test_attack_3_types_and_state_keys_end_at_255_bytes(stage: Stage, filler: str) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     width = len(filler.encode())
     longest = filler * (255 // width) + "x" * (255 % width)
     event = stage.remote.send(longest, bob, {}, state_key=longest)
@@ -177,7 +167,7 @@ def test_attack_3_types_and_state_keys_end_at_255_bytes(stage: Stage, filler: st
 def test_attack_3_nul_and_lone_surrogates_are_refused_in_every_name(
     stage: Stage, key: str, text: str
 ) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     pdu: Any = stage.remote.make("m.room.topic", bob, {}, state_key="").pdu
     value = {"sender": f"@{text}:remote.test", "room_id": f"!{text}:remote.test"}.get(key, text)
 
@@ -186,7 +176,7 @@ def test_attack_3_nul_and_lone_surrogates_are_refused_in_every_name(
 
 
 def test_attack_3_lone_surrogates_are_refused_in_content(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     pdu: Any = stage.remote.make("m.room.message", bob, {"body": "x"}).pdu
 
     for content in ({"body": "\ud800"}, {"\udc00": 1}, {"deep": [{"er": "\udfff"}]}):
@@ -196,7 +186,7 @@ def test_attack_3_lone_surrogates_are_refused_in_content(stage: Stage) -> None:
 
 @pytest.mark.parametrize("number", ["-0.0", "1e2", "1.0", "1" + "0" * 400, "NaN", "Infinity"])
 def test_attack_3_numbers_outside_canonical_json_are_refused(stage: Stage, number: str) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     event = stage.remote.make("m.room.power_levels", bob, {"ban": 77}, state_key="")
     before = stage.state()
     raw = event.pdu_bytes.replace(b'"ban":77', b'"ban":' + number.encode())
@@ -216,7 +206,7 @@ def test_attack_3_numbers_outside_canonical_json_are_refused(stage: Stage, numbe
 @pytest.mark.parametrize("key", ["depth", "origin_server_ts"])
 @pytest.mark.parametrize("value", ["7", 7.0, True, None, [7], 10**400])
 def test_attack_3_numbers_of_an_event_are_integers(stage: Stage, key: str, value: object) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     pdu: Any = stage.remote.make("m.room.message", bob, {"body": "x"}).pdu
 
     with pytest.raises(EventMalformed):
@@ -225,7 +215,7 @@ def test_attack_3_numbers_of_an_event_are_integers(stage: Stage, key: str, value
 
 @pytest.mark.parametrize("depth", [-1, 2**63, "5", 1.5, None])
 def test_attack_3_a_depth_that_is_none_is_refused(stage: Stage, depth: object) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     pdu: Any = stage.remote.say(bob, "x").pdu
 
     with pytest.raises(EventMalformed):
@@ -233,7 +223,7 @@ def test_attack_3_a_depth_that_is_none_is_refused(stage: Stage, depth: object) -
 
 
 def test_attack_3_an_event_without_parents_is_rejected(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     auth = stage.remote.make("m.room.message", bob).auth_events
     rootless = stage.remote.make("m.room.message", bob, {"body": "x"}, prev=[], auth=auth)
     tips = stage.tips()
@@ -248,7 +238,7 @@ def test_attack_3_an_event_without_parents_is_rejected(stage: Stage) -> None:
 
 
 def test_attack_3_a_second_create_event_is_no_way_in(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     content: Any = {"room_version": stage.version.id, "creator": bob}
     pdu = stage.remote.make("m.room.create", bob, content, state_key="", prev=[], auth=[]).pdu
     state = stage.state()

@@ -13,8 +13,6 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.remote_server import StateIDs
 from tests.homeserver import Homeserver
 from tests.inbound_stage import GRAPH_VERSIONS, Stage
-from tests.services.test_attack_3_auth_rules import joined
-from tests.services.test_inbound_forks import moderator
 from tests.simulated_server import SimulatedServer, Slot
 
 
@@ -69,8 +67,8 @@ def let_moderators_change_levels(stage: Stage) -> None:
 
 def test_attack_4_problem_a_of_msc4297(stage: Stage) -> None:
     """A join while the room was public is judged by the rules of today, up to edition 2.0."""
-    carol = joined(stage, "carol")
-    bob = joined(stage, "bob")
+    carol = stage.joined("carol")
+    bob = stage.joined("bob")
     left = stage.remote.member(bob, "leave")
     again = stage.remote.join(bob)
     stage.feed(left, again)
@@ -84,11 +82,11 @@ def test_attack_4_problem_a_of_msc4297(stage: Stage) -> None:
 
 def test_attack_4_problem_b_of_msc4297(stage: Stage) -> None:
     """What gave the sender the power is not in conflict itself, and forgotten up to edition 2.0."""
-    carol = joined(stage, "carol")
-    bob = joined(stage, "bob")
+    carol = stage.joined("carol")
+    bob = stage.joined("bob")
     let_moderators_change_levels(stage)
     stale = stage.state()
-    moderator(stage, bob, 90)
+    stage.set_level(bob, 90)
     topic = stage.remote.topic(bob, "by bob")
     levels: Any = dict(stage.remote.graph.events[stage.state()["m.room.power_levels", ""]].content)
     levels["users"] = levels["users"] | {carol: 80}
@@ -102,11 +100,11 @@ def test_attack_4_problem_b_of_msc4297(stage: Stage) -> None:
 
 
 def test_attack_4_the_state_of_the_beginning_is_not_brought_back(stage: Stage) -> None:
-    carol = joined(stage, "carol")
+    carol = stage.joined("carol")
     first = stage.state()
     topic = put(stage, "m.room.topic", {"topic": "now"})
     name = put(stage, "m.room.name", {"name": "now"})
-    dave = UserID(joined(stage, "dave"))
+    dave = UserID(stage.joined("dave"))
     before = stage.state()
 
     claim(stage, carol, first)
@@ -118,7 +116,7 @@ def test_attack_4_the_state_of_the_beginning_is_not_brought_back(stage: Stage) -
 
 
 def test_attack_4_a_claimed_state_without_join_rules_loses_none(stage: Stage) -> None:
-    carol = joined(stage, "carol")
+    carol = stage.joined("carol")
     rules = put(stage, "m.room.join_rules", {"join_rule": "invite"})
     claimed = {slot: i for slot, i in stage.state().items() if slot[0] != "m.room.join_rules"}
 
@@ -144,7 +142,7 @@ def test_attack_4_a_claimed_state_without_join_rules_loses_none(stage: Stage) ->
 
 
 def test_attack_4_a_claimed_state_with_rejected_events_does_not_have_them(stage: Stage) -> None:
-    carol = joined(stage, "carol")
+    carol = stage.joined("carol")
     usurped = stage.remote.make("m.room.power_levels", carol, {"users": {carol: 100}}, state_key="")
     assert stage.feed(usurped) == [Outcome.REJECTED]
     before = stage.state()
@@ -162,11 +160,13 @@ def test_attack_4_one_place_has_one_holder_whatever_fork_comes_first(
     winners = set()
     for order in permutations(range(3)):
         stage = Stage(homeserver, version_id, alice=alice)
-        bob = joined(stage, "bob", 50)
+        bob = stage.joined("bob", 50)
         base = stage.remote.graph.tips()
         forks = [stage.remote.topic(bob, f"{n}", prev=base, timestamp=1_000 + n) for n in range(3)]
         stage.feed(*(forks[n] for n in order))
         held = stage.state()["m.room.topic", ""]
+        graph = stage.remote.graph
+        assert held == graph.resolve([graph.after[i] for i in graph.tips()])["m.room.topic", ""]
         winners.add([fork.event_id for fork in forks].index(held))
     if version_id != "1":  # where the hash of the ids decides, which differ from room to room
         assert winners == {2}
@@ -174,11 +174,11 @@ def test_attack_4_one_place_has_one_holder_whatever_fork_comes_first(
 
 def test_attack_4_a_demoted_admin_rolls_no_levels_back(stage: Stage) -> None:
     let_moderators_change_levels(stage)
-    bob = joined(stage, "bob", 90)
-    carol = joined(stage, "carol")
+    bob = stage.joined("bob", 90)
+    carol = stage.joined("carol")
     base = stage.remote.graph.tips()
     high: Any = dict(stage.remote.graph.events[stage.state()["m.room.power_levels", ""]].content)
-    moderator(stage, bob, 0)
+    stage.set_level(bob, 0)
     before = stage.state()
     rollback = stage.remote.send(
         "m.room.power_levels", bob, high, state_key="", prev=base, timestamp=1
@@ -200,7 +200,7 @@ def test_attack_4_a_demoted_admin_rolls_no_levels_back(stage: Stage) -> None:
 
 
 def test_attack_4_a_ban_is_not_evaded_by_a_backdated_branch(stage: Stage) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     assert stage.alice.post(f"/rooms/{stage.room_id}/ban", {"user_id": bob}).status == 200
     evasion = [stage.remote.topic(bob, "mine", prev=base, timestamp=1)]
@@ -225,7 +225,7 @@ def test_attack_4_a_ban_is_not_evaded_by_a_backdated_branch(stage: Stage) -> Non
 
 
 def test_attack_4_a_claimed_state_without_the_ban_does_not_undo_it(stage: Stage) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     assert stage.alice.post(f"/rooms/{stage.room_id}/ban", {"user_id": bob}).status == 200
     hidden = stage.remote.topic(bob, "mine", prev=base)
@@ -240,7 +240,7 @@ def test_attack_4_a_claimed_state_without_the_ban_does_not_undo_it(stage: Stage)
 
 
 def test_attack_4_twenty_five_forks_of_state_are_merged(stage: Stage) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     forks = [
         stage.remote.send(

@@ -21,7 +21,6 @@ from homeserver.engine.inbound_events import CannotDecide
 from homeserver.engine.remote_server import StateIDs, StatePDUs
 from tests.homeserver import Homeserver
 from tests.inbound_stage import GRAPH_VERSIONS, Stage
-from tests.services.test_attack_3_auth_rules import joined
 from tests.simulated_server import SimulatedServer
 
 MAX_REQUESTS = 100
@@ -111,7 +110,7 @@ def put(stage: Stage, event_type: str, content: dict[str, Any]) -> None:
 
 
 def test_attack_5_get_missing_events_without_progress_is_asked_once(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     known = stage.remote.say(bob, "known")
     stage.feed(known)
     event = behind_a_gap(stage, bob)
@@ -137,7 +136,7 @@ def test_attack_5_get_missing_events_without_progress_is_asked_once(stage: Stage
 
 
 def test_attack_5_pages_of_rejected_events_are_not_followed_without_end(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     last = stage.remote.graph.tips()
     rejected = []
     for n in range(600):
@@ -159,7 +158,7 @@ def test_attack_5_pages_of_rejected_events_are_not_followed_without_end(stage: S
 
 
 def test_attack_5_a_state_of_half_a_million_ids_is_refused(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     ids = [unknown_id(stage, n) for n in range(500_001)]
     hostile = Hostile(
         stage.remote, get_missing_events=list, get_state_ids=lambda: StateIDs(ids, [])
@@ -176,7 +175,7 @@ def test_attack_5_a_state_of_half_a_million_ids_is_refused(stage: Stage) -> None
 def test_attack_5_a_state_of_events_nobody_has_costs_a_bounded_number_of_requests(
     stage: Stage,
 ) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     ids = [unknown_id(stage, n) for n in range(5_000)]
     hostile = Hostile(
         stage.remote,
@@ -193,7 +192,7 @@ def test_attack_5_a_state_of_events_nobody_has_costs_a_bounded_number_of_request
 
 
 def test_attack_5_an_auth_chain_of_garbage_is_not_stored(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     strays = [stage.remote.make("m.room.message", bob, {"n": n}).pdu for n in range(300)]
     auth = [*stage.remote.make("m.room.message", bob).auth_events, unknown_id(stage, 1)]
     event = stage.remote.make("m.room.message", bob, {"body": "x"}, auth=auth)
@@ -214,7 +213,7 @@ def test_attack_5_events_that_name_each_other_in_a_circle_end_nothing(
 ) -> None:
     """Ids of these versions are not hashes, so that a circle can be made."""
     stage = Stage(homeserver, version_id)
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     ids = [EventID(f"$circle{n}:remote.test") for n in range(2)]
     made = [stage.remote.make("m.room.message", bob, {"n": n}) for n in range(2)]
     circle = [resigned(stage, event, ids[n], {key: ids[1 - n]}) for n, event in enumerate(made)]
@@ -249,7 +248,7 @@ def resigned(stage: Stage, event: Event, event_id: EventID, named: dict[str, Eve
 
 
 def test_attack_5_depths_that_jump_disturb_neither_state_nor_order(stage: Stage) -> None:
-    bob = joined(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     most = stage.version.max_depth
     for depth in (most, 0, most - 1, 1, most):
         event = stage.remote.topic(bob, f"{depth}", depth=depth)
@@ -261,7 +260,7 @@ def test_attack_5_depths_that_jump_disturb_neither_state_nor_order(stage: Stage)
 
 def long_chain(stage: Stage, length: int) -> str:
     """Let a user have as many memberships, each of which cites the one before."""
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     for n in range(length):
         content: JsonObject = {"membership": "join", "displayname": f"{n}"}
         stage.feed(stage.remote.send("m.room.member", bob, content, state_key=bob))
@@ -274,7 +273,7 @@ def test_attack_5_a_long_chain_under_old_disputes_is_counted_once(
     """An old event that only one state has makes everything newer suspect, in every dispute."""
     monkeypatch.setattr(resolutions, "_NEAR", 20)
     monkeypatch.setattr(resolutions, "_NEAR_EACH", 0)
-    carol = joined(stage, "carol")
+    carol = stage.joined("carol")
     length = 150
     long_chain(stage, length)
     claimed = {slot: i for slot, i in stage.state().items() if slot != ("m.room.member", carol)}
@@ -305,7 +304,7 @@ def test_attack_5_a_long_chain_under_old_disputes_is_counted_once(
 
 
 def test_attack_5_too_many_parents_are_refused(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     pdu = stage.remote.say(bob, "x").pdu
 
     for count in (21, 10_000):
@@ -317,7 +316,7 @@ def test_attack_5_too_many_parents_are_refused(stage: Stage) -> None:
 
 
 def test_attack_5_twenty_parents_nobody_has_cost_a_bounded_number_of_requests(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     parents = [EventID(f"${n:042d}A") for n in range(20)]
     auth = stage.remote.make("m.room.message", bob).auth_events
     event = stage.remote.make("m.room.message", bob, {"body": "x"}, prev=parents, auth=auth)
@@ -330,7 +329,7 @@ def test_attack_5_twenty_parents_nobody_has_cost_a_bounded_number_of_requests(st
 
 
 def test_attack_5_the_deepest_possible_event_does_not_stop_the_room(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     deep = stage.remote.say(bob, "deep", depth=stage.version.max_depth)
 
     assert stage.feed(deep) == [Outcome.ACCEPTED]
@@ -342,7 +341,7 @@ def test_attack_5_the_deepest_possible_event_does_not_stop_the_room(stage: Stage
 
 
 def test_attack_5_a_flood_of_branches_is_bounded_in_rows_and_memory(stage: Stage) -> None:
-    bob = joined(stage, "bob")
+    bob = stage.joined("bob")
     base = stage.remote.graph.tips()
     auth = stage.remote.make("m.room.message", bob).auth_events
     flood = [

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.events import Event
 from homeserver.core.json_types import JsonObject
@@ -11,8 +10,9 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.remote_server import RemoteFailure
 from tests.api.relating import bundle_of
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage, result_of
+from tests.inbound_stage import Stage
 from tests.remote_room import RemoteStage
+from tests.results import result_of
 from tests.simulated_server import key_of
 
 
@@ -151,7 +151,7 @@ def test_an_edit_from_a_gap_is_told_with_a_recent_event(homeserver: Homeserver) 
     stage.remote.hidden.clear()
 
     taking = stage.rooms.backfill.take_in(stage.room_id, stage.remote, [edit.pdu])
-    assert result_of(Deferred.fromCoroutine(taking)) == 1
+    assert result_of(taking) == 1
 
     bundle = bundle_of(stage.alice, stage.room_id, said.event_id)
     assert bundle["m.replace"]["event_id"] == edit.event_id
@@ -178,7 +178,7 @@ def test_a_sync_over_a_gap_is_limited_and_its_token_leads_into_the_gap(
     taking = stage.rooms.backfill.take_in(
         stage.room_id, stage.remote, [event.pdu for event in between]
     )
-    assert result_of(Deferred.fromCoroutine(taking)) == 5
+    assert result_of(taking) == 5
 
     path = f"/rooms/{stage.room_id}/messages"
     page = stage.alice.get(path, dir="b", limit=5, **{"from": timeline["prev_batch"]}).json

@@ -21,11 +21,6 @@ def alice(homeserver: Homeserver) -> User:
     return homeserver.register("alice")
 
 
-def jump(homeserver: Homeserver, seconds: float) -> None:
-    """Set the wall clock; the monotonic clock goes on as if nothing had happened."""
-    homeserver.clock._wall = lambda: START_MS / 1000 + homeserver.reactor.seconds() + seconds
-
-
 @JUMPS
 def test_attack_15_events_go_on_in_order_whatever_the_clock_says(
     alice: User, jump_seconds: int
@@ -34,7 +29,7 @@ def test_attack_15_events_go_on_in_order_whatever_the_clock_says(
     first = alice.send(room_id, "before")
     since = alice.sync()["next_batch"]
 
-    jump(alice.homeserver, jump_seconds)
+    alice.homeserver.jump(jump_seconds)
     second = alice.send(room_id, "after", "t-after")
     again = alice.send(room_id, "after", "t-after")
 
@@ -50,7 +45,7 @@ def test_attack_15_a_long_poll_takes_its_time_and_no_more(alice: User, jump_seco
     since = alice.sync()["next_batch"]
     poll = alice.start_request("GET", "/sync", query={"since": since, "timeout": 30_000})
 
-    jump(alice.homeserver, jump_seconds)
+    alice.homeserver.jump(jump_seconds)
     alice.homeserver.advance(29)
     assert not poll.answered
     alice.homeserver.advance(2)
@@ -76,7 +71,7 @@ def test_attack_15_rate_limits_neither_open_nor_close(
     room_id = alice.create_room()
     used_up = [alice.join(room_id).status for _ in range(6)]
 
-    jump(server, jump_seconds)
+    server.jump(jump_seconds)
     at_once = alice.join(room_id).status
     server.advance(1.1)
     later = alice.join(room_id).status
@@ -92,7 +87,7 @@ def test_attack_15_who_types_stops_after_the_time_he_gave(alice: User, jump_seco
     path = f"/rooms/{quote(room_id)}/typing/{quote(alice.user_id)}"
     assert alice.put(path, {"typing": True, "timeout": 20_000}).status == 200
 
-    jump(alice.homeserver, jump_seconds)
+    alice.homeserver.jump(jump_seconds)
     alice.homeserver.advance(19)
     typing = alice.sync(since)["rooms"]["join"][room_id]["ephemeral"]["events"]
     assert typing[0]["content"]["user_ids"] == [alice.user_id]
@@ -108,14 +103,9 @@ def test_attack_15_an_authentication_session_lives_as_long_as_it_should(
 ) -> None:
     device = {"devices": [alice.device_id]}
     session = alice.post("/delete_devices", device).json["session"]
-    password = {
-        "type": "m.login.password",
-        "session": session,
-        "identifier": {"type": "m.id.user", "user": alice.user_id},
-        "password": "wrong",
-    }
+    password = alice.proof("wrong", session=session)
 
-    jump(alice.homeserver, jump_seconds)
+    alice.homeserver.jump(jump_seconds)
     alice.homeserver.advance(14 * 60)
     in_time = alice.post("/delete_devices", {**device, "auth": password}).json
     alice.homeserver.advance(2 * 60)
@@ -130,7 +120,7 @@ def test_attack_15_presence_fades_after_its_time(alice: User, jump_seconds: int)
     path = f"/presence/{quote(alice.user_id)}/status"
     assert alice.put(path, {"presence": "online"}).status == 200
 
-    jump(alice.homeserver, jump_seconds)
+    alice.homeserver.jump(jump_seconds)
     alice.homeserver.advance(1)
     reply = alice.get(path).json
 
@@ -139,25 +129,17 @@ def test_attack_15_presence_fades_after_its_time(alice: User, jump_seconds: int)
 
 
 def test_a_clock_set_forward_ends_an_access_token_that_can_be_refreshed(alice: User) -> None:
-    grant = alice.homeserver.request(
-        "POST",
-        "/_matrix/client/v3/login",
-        {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": "alice"},
-            "password": "a-long-password",
-            "refresh_token": True,
-        },
-    ).json
+    login = alice.proof(refresh_token=True)
+    grant = alice.homeserver.request("POST", "/_matrix/client/v3/login", login).json
     device = User(alice.homeserver, alice.user_id, grant["access_token"], grant["device_id"])
 
-    jump(alice.homeserver, HOUR_SECONDS)
+    alice.homeserver.jump(HOUR_SECONDS)
     ended = device.get("/account/whoami")
     fresh = alice.homeserver.request(
         "POST", "/_matrix/client/v3/refresh", {"refresh_token": grant["refresh_token"]}
     )
     device.token = fresh.json["access_token"]
-    jump(alice.homeserver, 0)
+    alice.homeserver.jump(0)
 
     assert (ended.status, ended.json["soft_logout"]) == (401, True)
     assert device.get("/account/whoami").status == 200, "also when the clock is right again"

@@ -1,5 +1,6 @@
 """Delayed events when things go wrong: a fault at each SQL statement, clocks that jump."""
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -14,53 +15,65 @@ from tests.api.delaying import (
     delay_state,
     get_one,
     hand_in,
+    make_call_room,
     scheduled,
     start,
     texts,
 )
 from tests.database import InlineDatabase
-from tests.homeserver import START_MS, Homeserver
+from tests.faults import each_fault
+from tests.homeserver import START_MS, Homeserver, User
 
 HOUR_SECONDS = 3600
-MAX_STATEMENTS = 60
 LONG_SECONDS = 900
 """Longer than what was tried in vain waits to be tried again."""
 
 
+@pytest.fixture
+def server(database: InlineDatabase) -> Iterator[Homeserver]:
+    homeserver = start(database)
+    yield homeserver
+    homeserver.stop()
+
+
+@pytest.fixture
+def alice(server: Homeserver) -> User:
+    return server.register("alice")
+
+
+@pytest.fixture
+def room_id(alice: User) -> str:
+    return make_call_room(alice)
+
+
 def test_a_fault_at_any_statement_of_handing_in_leaves_all_or_nothing(
     database: InlineDatabase,
+    server: Homeserver,
+    alice: User,
+    room_id: str,
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
-    for number in range(1, MAX_STATEMENTS):
+    for fault in each_fault(database):
         alice.get("/account/whoami")  # "last seen" is written now, not then
-        database.fail_at = number
 
-        reply = hand_in(alice, room_id, "later", 60_000)
+        with fault:
+            reply = hand_in(alice, room_id, "later", 60_000)
 
-        was_reached = database.fail_at is None
-        database.fail_at = None
-        if reply.status == 200:
-            assert not was_reached, f"statement {number} may fail unseen"
-            break
-        assert reply.status == 503
-        assert scheduled(alice) == [], f"half done by the fault at statement {number}"
-    else:
-        pytest.fail("there was no end of statements")
+        assert reply.status == (503 if fault.was_reached else 200), f"statement {fault.number}"
+        if fault.was_reached:
+            assert scheduled(alice) == [], f"half done by the fault at statement {fault.number}"
 
-    assert number > 3
+    assert fault.number > 3
     server.advance(61)
     assert texts(alice, room_id) == ["later"]
-    server.stop()
 
 
 def test_what_was_stored_though_the_answer_was_lost_is_sent_in_time(
-    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+    database: InlineDatabase,
+    server: Homeserver,
+    alice: User,
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     run = database.run
 
     def lose_answer(function: Any, *args: Any, **options: Any) -> Deferred[Any]:
@@ -76,15 +89,15 @@ def test_what_was_stored_though_the_answer_was_lost_is_sent_in_time(
 
     assert refused.status == 503
     assert texts(alice, room_id) == ["later"]
-    server.stop()
 
 
 def test_what_is_stored_when_its_delay_is_over_already_is_sent(
-    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+    database: InlineDatabase,
+    server: Homeserver,
+    alice: User,
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     run = database.run
     busy: Deferred[None] = Deferred()
 
@@ -102,70 +115,49 @@ def test_what_is_stored_when_its_delay_is_over_already_is_sent(
     server.advance(0.1)
 
     assert texts(alice, room_id) == ["soon"]
-    server.stop()
 
 
 @pytest.mark.parametrize("action", ["restart", "cancel", "send"])
 def test_a_fault_at_any_statement_of_managing_loses_nothing_and_doubles_nothing(
-    database: InlineDatabase, action: str
+    database: InlineDatabase, server: Homeserver, alice: User, room_id: str, action: str
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
-    for number in range(1, MAX_STATEMENTS):
-        delay_id = delay(alice, room_id, f"{number}", 10_000)
-        database.fail_at = number
+    for fault in each_fault(database):
+        delay_id = delay(alice, room_id, f"{fault.number}", 10_000)
 
-        reply = act(alice, delay_id, action)
+        with fault:
+            reply = act(alice, delay_id, action)
 
-        was_reached = database.fail_at is None
-        database.fail_at = None
         assert reply.status in (200, 503)
         server.advance(LONG_SECONDS)
         cancelled = reply.status == 200 and action == "cancel"
-        assert texts(alice, room_id).count(f"{number}") == (0 if cancelled else 1)
-        if not was_reached:
-            break
-    else:
-        pytest.fail("there was no end of statements")
+        assert texts(alice, room_id).count(f"{fault.number}") == (0 if cancelled else 1)
 
-    assert number > 2
-    server.stop()
+    assert fault.number > 2
 
 
 def test_a_fault_at_any_statement_of_sending_loses_nothing_and_doubles_nothing(
     database: InlineDatabase,
+    server: Homeserver,
+    alice: User,
+    room_id: str,
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
-    for number in range(1, MAX_STATEMENTS):
-        delay_id = delay(alice, room_id, f"{number}", 10_000)
-        database.fail_at = number
+    for fault in each_fault(database):
+        delay_id = delay(alice, room_id, f"{fault.number}", 10_000)
 
-        server.advance(10.1)
+        with fault:
+            server.advance(10.1)
 
-        was_reached = database.fail_at is None
-        database.fail_at = None
         server.advance(LONG_SECONDS)
-        assert texts(alice, room_id).count(f"{number}") == 1
+        assert texts(alice, room_id).count(f"{fault.number}") == 1
         assert "event_id" in get_one(alice, delay_id)["finalised"]
-        if not was_reached:
-            break
-    else:
-        pytest.fail("there was no end of statements")
 
-    assert number > 4
-    server.stop()
+    assert fault.number > 4
 
 
 @pytest.mark.parametrize("action", ["restart", "cancel"])
 def test_what_was_sent_though_that_could_not_be_noted_is_neither_cancelled_nor_restarted(
-    database: InlineDatabase, action: str
+    database: InlineDatabase, server: Homeserver, alice: User, room_id: str, action: str
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     delay_id = delay(alice, room_id, "once", 10_000)
     database.fail_on = "finalised_ts = "
     server.advance(10.1)
@@ -180,57 +172,40 @@ def test_what_was_sent_though_that_could_not_be_noted_is_neither_cancelled_nor_r
     assert reply.status == 409
     assert texts(alice, room_id) == ["once"]
     assert "event_id" in get_one(alice, delay_id)["finalised"]
-    server.stop()
 
 
 def test_a_process_that_ends_before_it_cancels_what_another_user_replaced_cancels_it_later(
-    database: InlineDatabase,
+    database: InlineDatabase, server: Homeserver, alice: User, room_id: str
 ) -> None:
-    server = start(database)
-    alice, bob = server.register("alice"), server.register("bob")
-    room_id = alice.create_room(
-        preset="public_chat",
-        power_level_content_override={"events": {"org.example.call": 0}},
-    )
+    bob = server.register("bob")
     bob.join(room_id)
     unnoted = []
-    for number in range(1, MAX_STATEMENTS):
-        delay_id = delay_state(bob, room_id, f"{number}", {"who": "bob"}, 3_600_000)
-        path = f"/rooms/{quote(room_id)}/state/org.example.call/{number}"
-        database.fail_at = number
-        reply = alice.put(path, {"who": "alice"})
-        was_reached = database.fail_at is None
-        database.fail_at = None
+    for fault in each_fault(database):
+        key = f"{fault.number}"
+        delay_id = delay_state(bob, room_id, key, {"who": "bob"}, 3_600_000)
+        path = f"/rooms/{quote(room_id)}/state/org.example.call/{key}"
+        with fault:
+            reply = alice.put(path, {"who": "alice"})
         if reply.status == 200 and delay_id in [one["delay_id"] for one in scheduled(bob)]:
             unnoted.append((delay_id, path))
-        if not was_reached:
-            break
 
-    alice.homeserver = bob.homeserver = server = server.restart()
-    server.advance(3601)
+    alice.homeserver = bob.homeserver = server.restart()
+    alice.homeserver.advance(3601)
 
     assert unnoted, "no fault came between the state and the cancellation"
     for delay_id, path in unnoted:
         assert alice.get(path).json == {"who": "alice"}
         assert "error" in get_one(bob, delay_id)["finalised"]
-    server.stop()
-
-
-def jump(homeserver: Homeserver, seconds: float) -> None:
-    """Set the wall clock; the monotonic clock goes on as if nothing had happened."""
-    homeserver.clock._wall = lambda: START_MS / 1000 + homeserver.reactor.seconds() + seconds
+    alice.homeserver.stop()
 
 
 @pytest.mark.parametrize("jump_seconds", [HOUR_SECONDS, -HOUR_SECONDS])
 def test_attack_15_a_delay_takes_its_time_whatever_the_clock_says(
-    database: InlineDatabase, jump_seconds: int
+    server: Homeserver, alice: User, room_id: str, jump_seconds: int
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     delay(alice, room_id, "before the jump", 600_000)
 
-    jump(server, jump_seconds)
+    server.jump(jump_seconds)
     restarted = delay(alice, room_id, "restarted", 10_000)
     server.advance(9)
     act(alice, restarted, "restart")
@@ -248,15 +223,15 @@ def test_attack_15_a_delay_takes_its_time_whatever_the_clock_says(
     assert (early, one, two) == ([], ["restarted"], ["restarted", "after the jump"])
     assert not_yet == two
     assert texts(alice, room_id) == [*two, "before the jump"]
-    server.stop()
 
 
 def test_attack_15_a_clock_set_back_over_a_restart_makes_no_delay_longer_than_it_was(
-    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+    database: InlineDatabase,
+    server: Homeserver,
+    alice: User,
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     delay(alice, room_id, "later", 10_000)
     server.stop()
 
@@ -269,11 +244,8 @@ def test_attack_15_a_clock_set_back_over_a_restart_makes_no_delay_longer_than_it
 
 
 def test_what_fails_for_a_passing_reason_is_tried_again(
-    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+    server: Homeserver, alice: User, room_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     delay(alice, room_id, "at last", 10_000)
     with monkeypatch.context() as overloaded:
         overloaded.setattr("homeserver.engine.commit_loop._MAX_WAITING", 0)
@@ -284,16 +256,12 @@ def test_what_fails_for_a_passing_reason_is_tried_again(
 
     assert soon == 1
     assert texts(alice, room_id) == ["at last"]
-    server.stop()
 
 
 def test_what_fails_again_and_again_is_given_up_with_an_error(
-    database: InlineDatabase, monkeypatch: pytest.MonkeyPatch
+    server: Homeserver, alice: User, room_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("homeserver.services.delayed_sending.MAX_TRIES", 3)
-    server = start(database)
-    alice = server.register("alice")
-    room_id = alice.create_room()
     delay_id = delay(alice, room_id, "never", 10_000)
     with monkeypatch.context() as overloaded:
         overloaded.setattr("homeserver.engine.commit_loop._MAX_WAITING", 0)
@@ -304,4 +272,3 @@ def test_what_fails_again_and_again_is_given_up_with_an_error(
 
     assert texts(alice, room_id) == []
     assert get_one(alice, delay_id)["finalised"]["error"]["errcode"] == "M_UNKNOWN"
-    server.stop()

@@ -6,12 +6,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine import live_rooms, user_rooms
 from tests.database import InlineDatabase
 from tests.homeserver import Homeserver
+from tests.results import result_of
 
 LAZY = '{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":3}}}'
 
@@ -138,11 +138,5 @@ def test_rooms_of_users_are_bounded_by_the_rooms_too(
     held = known._users
     assert known._standings == sum(map(len, held.values()))
     assert list(held) == ["@bob:hs.test"]
-    assert set(_now(known.rooms_of(UserID("@alice:hs.test")))) == rooms
+    assert set(result_of(known.rooms_of(UserID("@alice:hs.test")))) == rooms
     homeserver.stop()
-
-
-def _now(coroutine: Any) -> Any:
-    results: list[Any] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    return results[0]

@@ -7,7 +7,6 @@ from homeserver.engine.inbound_events import CannotDecide
 from homeserver.storage.events import encode_event_id
 from tests.homeserver import Homeserver
 from tests.inbound_stage import GRAPH_VERSIONS, Stage
-from tests.services.test_inbound_forks import moderator
 
 
 @pytest.fixture(params=GRAPH_VERSIONS)
@@ -15,16 +14,8 @@ def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
 
 
-def join(stage: Stage, localpart: str, level: int = 0) -> str:
-    user_id = stage.remote.user(localpart)
-    stage.feed(stage.remote.join(user_id))
-    if level:
-        moderator(stage, user_id, level)
-    return user_id
-
-
 def test_attack_4_an_event_in_the_state_before_its_own_parent_is_stored_once(stage: Stage) -> None:
-    bob = join(stage, "bob", 50)
+    bob = stage.joined("bob", 50)
     hidden = stage.remote.say(bob, "hidden")
     topic = stage.remote.topic(bob, "from nowhere")
     stage.remote.hidden.add(hidden.event_id)

@@ -1,6 +1,5 @@
 """Rooms whose graph forks: merging, authoring, memberships by resolution, restarts."""
 
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -16,24 +15,8 @@ def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
     return Stage(homeserver, request.param)
 
 
-def moderator(stage: Stage, user_id: str, level: int = 50) -> None:
-    """Let a remote user change the state."""
-    path = f"/rooms/{quote(stage.room_id)}/state/m.room.power_levels"
-    levels: Any = stage.alice.get(path).json
-    levels["users"][user_id] = level
-    assert stage.alice.put(path, levels).status == 200
-    stage.share(stage.remote)
-
-
-def remote_moderator(stage: Stage) -> str:
-    bob = stage.remote.user("bob")
-    stage.feed(stage.remote.join(bob))
-    moderator(stage, bob)
-    return bob
-
-
 def test_a_fork_has_two_extremities_and_the_resolved_state(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     ours = stage.alice.send(stage.room_id, "meanwhile")
     theirs = stage.remote.topic(bob, "a fork")
 
@@ -45,7 +28,7 @@ def test_a_fork_has_two_extremities_and_the_resolved_state(stage: Stage) -> None
 
 
 def test_a_local_event_merges_the_fork_and_has_the_resolved_state(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     path = f"/rooms/{quote(stage.room_id)}/state/m.room.topic"
     stage.alice.put(path, {"topic": "ours"})
     theirs = stage.remote.topic(bob, "theirs")
@@ -62,7 +45,7 @@ def test_a_local_event_merges_the_fork_and_has_the_resolved_state(stage: Stage) 
 
 
 def test_a_remote_merge_gives_what_the_core_resolves_over_the_whole_graph(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     carol, dave = stage.remote.user("carol"), stage.remote.user("dave")
     one = [
@@ -88,7 +71,7 @@ def test_a_remote_merge_gives_what_the_core_resolves_over_the_whole_graph(stage:
 
 
 def test_after_a_restart_the_fork_is_as_it_was(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     stage.alice.put(f"/rooms/{quote(stage.room_id)}/state/m.room.name", {"name": "ours"})
     theirs = stage.remote.topic(bob, "theirs")
     stage.feed(theirs)
@@ -109,7 +92,7 @@ def test_after_a_restart_the_fork_is_as_it_was(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stage", [v for v in ENGINE_VERSIONS if v != "1"], indirect=True)
 def test_a_resolution_that_ends_a_stay_tells_the_user(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     carol = stage.homeserver.register("carol")
     base = stage.remote.graph.tips()
     assert carol.join(stage.room_id).status == 200
@@ -138,7 +121,7 @@ def test_a_resolution_that_ends_a_stay_tells_the_user(stage: Stage) -> None:
 
 @pytest.mark.parametrize("stage", ["1"], indirect=True)
 def test_in_version_1_a_member_whom_one_branch_alone_knows_stays(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     carol = stage.homeserver.register("carol")
     base = stage.remote.graph.tips()
     assert carol.join(stage.room_id).status == 200
@@ -156,7 +139,7 @@ def test_in_version_1_a_member_whom_one_branch_alone_knows_stays(stage: Stage) -
 
 
 def test_events_are_redacted_by_remote_redactions(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     message = stage.remote.say(bob, "a secret")
     redaction = stage.remote.send("m.room.redaction", bob, {}, redacts=message.event_id)
 
@@ -169,7 +152,7 @@ def test_events_are_redacted_by_remote_redactions(stage: Stage) -> None:
 
 
 def test_a_redaction_that_comes_first_takes_effect_when_its_target_comes(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     message = stage.remote.say(bob, "a secret", prev=base)
     redaction = stage.remote.send("m.room.redaction", bob, {}, redacts=message.event_id, prev=base)
@@ -183,7 +166,7 @@ def test_a_redaction_that_comes_first_takes_effect_when_its_target_comes(stage: 
 
 
 def test_no_more_than_twenty_extremities_are_kept(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     honest = stage.server("honest.test")
     ada = honest.user("ada")
@@ -201,7 +184,7 @@ def test_no_more_than_twenty_extremities_are_kept(stage: Stage) -> None:
 
 
 def test_state_changed_by_a_resolution_reaches_an_incremental_sync(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     theirs = stage.remote.topic(bob, "theirs", prev=base)
     token = stage.alice.sync()["next_batch"]
@@ -220,7 +203,7 @@ def test_state_changed_by_a_resolution_reaches_an_incremental_sync(stage: Stage)
 
 
 def test_a_state_event_that_loses_is_followed_by_the_winner_in_state_after(stage: Stage) -> None:
-    bob = remote_moderator(stage)
+    bob = stage.joined("bob", 50)
     base = stage.remote.graph.tips()
     theirs = stage.remote.topic(bob, "theirs", prev=base, timestamp=1)
     path = f"/rooms/{quote(stage.room_id)}/state/m.room.topic"

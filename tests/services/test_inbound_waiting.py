@@ -13,7 +13,8 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.remote_server import StateIDs, StatePDUs
 from homeserver.storage.events import AFTER_GAP, OUTLIER
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage, result_of
+from tests.inbound_stage import Stage
+from tests.results import result_of
 from tests.simulated_server import SimulatedServer
 
 
@@ -226,3 +227,53 @@ def test_attack_6_what_hangs_on_events_that_nobody_gives_does_not_fill_the_line(
     assert answers == [[]] * 20
     stage.homeserver.server.background.stop()
     assert all(answers)
+
+
+def test_attack_5_what_others_said_is_kept_until_an_event_is_decided_and_no_longer(
+    stage: Stage,
+) -> None:
+    late = LateServer(stage, "late.test", "get_event")
+    join = late.join(late.user("bob"))
+    hidden = late.say(join.sender, "nobody gives it out").event_id
+    late.hidden.add(hidden)
+    first = late.say(join.sender, "hello", prev=[hidden])
+    answers = receive(stage, late, first, late.say(join.sender, "next", prev=[first.event_id]))
+    assert late.waiting
+    assert stage.inbound.kept.bytes_kept
+
+    late.let()
+
+    assert answers == [[Outcome.ACCEPTED] * 2]
+    assert stage.inbound.kept.bytes_kept == 0
+
+
+def test_attack_5_what_was_said_of_an_event_that_waits_may_be_lost_and_is_asked_again(
+    stage: Stage,
+) -> None:
+    late = LateServer(stage, "late.test", "get_event")
+    join = late.join(late.user("bob"))
+    hidden = late.say(join.sender, "nobody gives it out").event_id
+    late.hidden.add(hidden)
+    answers = receive(stage, late, late.say(join.sender, "hello", prev=[hidden]))
+    assert late.requests.count("get_state_ids") == 1
+    kept = stage.inbound.kept
+
+    kept.let_go(kept.keep(stage.room_id, bytes(kept.max_bytes)))
+    assert kept.bytes_kept == 0
+    late.let()
+
+    assert answers == [[Outcome.ACCEPTED]]
+    assert late.requests.count("get_state_ids") == 2
+
+
+def test_attack_5_nothing_is_kept_for_events_that_are_given_up(stage: Stage) -> None:
+    late = LateServer(stage, "late.test", "get_event")
+    join = late.join(late.user("bob"))
+    hidden = late.say(join.sender, "nobody gives it out").event_id
+    late.hidden.add(hidden)
+    answers = receive(stage, late, late.say(join.sender, "hello", prev=[hidden]))
+
+    stage.homeserver.server.background.stop()
+
+    assert answers
+    assert stage.inbound.kept.bytes_kept == 0

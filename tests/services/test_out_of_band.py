@@ -169,7 +169,7 @@ def test_other_events_of_rooms_we_are_not_in_are_left_alone(stage: RemoteStage) 
         stage.remote.member(stage.creator, "leave", "@stranger:hs.test", prev=None),
     ]
 
-    for event in others[:1]:
+    for event in others:
         assert stage.do(stage.rooms.out_of_band.receive(stage.room_id, event.pdu)) is False
 
 

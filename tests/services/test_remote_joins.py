@@ -217,6 +217,7 @@ def test_whatever_fails_the_room_is_there_whole_or_not_at_all(
 
     try:
         stage.take_in(join, *stage.answer_to(join))
+        assert statement > 1, "the first one fails"
     except DatabaseUnavailable:
         homeserver.database.fail_at = None
         assert stage.find_room() is None
@@ -226,3 +227,24 @@ def test_whatever_fails_the_room_is_there_whole_or_not_at_all(
     stage.take_in(join, *stage.answer_to(join))
     assert stage.state() == stage.remote.graph.after[join.event_id]
     assert stage.synced()["timeline"]["limited"] is True
+
+
+def test_a_join_that_is_cited_by_the_state_before_it_is_refused(stage: RemoteStage) -> None:
+    join = stage.make_member(stage.alice, "join")
+    stage.remote.graph.add(join)
+    state, chain = stage.answer_to(join)
+    topic = stage.remote.make(
+        "m.room.topic",
+        stage.creator,
+        {"topic": "what was first"},
+        state_key="",
+        prev=[join.event_id],
+        depth=join.depth + 1,
+        auth=[*join.auth_events, join.event_id],
+    )
+
+    with pytest.raises(JoinRefused, match="cites the join"):
+        stage.take_in(join, [*state, topic.pdu], [*chain, join.pdu])
+
+    assert stage.find_room() is None
+    assert stage.room_id not in stage.alice.sync().get("rooms", {}).get("join", {})

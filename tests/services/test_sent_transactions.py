@@ -11,6 +11,7 @@ from homeserver.core.identifiers import DeviceID, EventID, UserID
 from homeserver.engine import sent_transactions
 from homeserver.engine.sent_transactions import SentTransactions
 from tests.database import InlineDatabase
+from tests.results import result_of
 
 DEVICE = (UserID("@alice:hs.test"), DeviceID("PHONE"))
 
@@ -37,12 +38,6 @@ def failing() -> Awaitable[EventID]:
     raise ConnectionError
 
 
-def now(deferred: Deferred[EventID]) -> EventID:
-    found: list[EventID] = []
-    deferred.addCallback(found.append)
-    return found[0]
-
-
 def test_a_transaction_that_ends_after_another_has_failed_is_remembered(
     sent: SentTransactions,
 ) -> None:
@@ -50,12 +45,12 @@ def test_a_transaction_that_ends_after_another_has_failed_is_remembered(
     first = once(sent, "slow", lambda: slow)
     failed = once(sent, "failed", failing)
     failed.addErrback(lambda failure: failure.trap(ConnectionError) and None)
-    assert now(once(sent, "other", answering("$other"))) == "$other"
+    assert result_of(once(sent, "other", answering("$other"))) == "$other"
 
     slow.callback(EventID("$slow"))
 
-    assert now(first) == "$slow"
-    assert now(once(sent, "slow", answering("$again"))) == "$slow"
+    assert result_of(first) == "$slow"
+    assert result_of(once(sent, "slow", answering("$again"))) == "$slow"
 
 
 def test_devices_that_are_idle_are_forgotten_and_those_that_send_are_not(
@@ -63,26 +58,28 @@ def test_devices_that_are_idle_are_forgotten_and_those_that_send_are_not(
 ) -> None:
     monkeypatch.setattr(sent_transactions, "_MAX_IN_ALL", 3)
     tablet = (DEVICE[0], DeviceID("TABLET"))
-    now(once(sent, "idle", answering("$idle"), tablet))
+    result_of(once(sent, "idle", answering("$idle"), tablet))
     slow: Deferred[EventID] = Deferred()
     first = once(sent, "slow", lambda: slow)
     for number in range(10):
-        now(once(sent, f"{number}", answering(f"${number}")))
+        result_of(once(sent, f"{number}", answering(f"${number}")))
 
-    now(once(sent, "more", answering("$more"), (DEVICE[0], DeviceID("WATCH"))))
+    result_of(once(sent, "more", answering("$more"), (DEVICE[0], DeviceID("WATCH"))))
     slow.callback(EventID("$slow"))
 
-    assert now(first) == "$slow"
-    assert now(once(sent, "slow", answering("$again"))) == "$slow"
-    assert now(once(sent, "idle", answering("$unknown"), tablet)) == "$unknown", "never stored here"
+    assert result_of(first) == "$slow"
+    assert result_of(once(sent, "slow", answering("$again"))) == "$slow"
+    assert result_of(once(sent, "idle", answering("$unknown"), tablet)) == "$unknown", (
+        "never stored here"
+    )
 
 
 def test_a_transaction_that_has_failed_is_tried_again(sent: SentTransactions) -> None:
     failed = once(sent, "failed", failing)
     failed.addErrback(lambda failure: failure.trap(ConnectionError) and None)
 
-    assert now(once(sent, "failed", answering("$done"))) == "$done"
-    assert now(once(sent, "failed", answering("$again"))) == "$done"
+    assert result_of(once(sent, "failed", answering("$done"))) == "$done"
+    assert result_of(once(sent, "failed", answering("$again"))) == "$done"
 
 
 def test_a_repetition_waits_for_the_first_and_tries_itself_when_that_fails(
@@ -96,4 +93,4 @@ def test_a_repetition_waits_for_the_first_and_tries_itself_when_that_fails(
     slow.errback(ConnectionError())
     first.addErrback(lambda failure: failure.trap(ConnectionError) and None)
 
-    assert now(second) == "$second"
+    assert result_of(second) == "$second"

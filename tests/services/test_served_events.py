@@ -4,7 +4,6 @@ from typing import Any
 
 import orjson
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.errors import EventRejected
 from homeserver.core.events import Event, parse_event, required_signers
@@ -15,7 +14,9 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.served_events import ServedEvent
 from homeserver.errors import Forbidden, NotFound
 from tests.homeserver import Homeserver
-from tests.inbound_stage import Stage, result_of
+from tests.inbound_stage import Stage
+from tests.results import result_of
+from tests.room_state import history_visibility
 from tests.simulated_server import key_of, verify
 
 REMOTE = ServerName("remote.test")
@@ -27,7 +28,7 @@ def stage(request: pytest.FixtureRequest, homeserver: Homeserver) -> Stage:
 
 
 def do(coroutine: Any) -> Any:
-    return result_of(Deferred.fromCoroutine(coroutine))
+    return result_of(coroutine)
 
 
 def ids(stage: Stage, pdus: list[bytes]) -> list[EventID]:
@@ -218,8 +219,7 @@ def test_a_redacted_event_is_served_redacted(stage: Stage) -> None:
 def test_attack_6_history_is_redacted_for_servers_that_may_not_see_it(
     homeserver: Homeserver,
 ) -> None:
-    rule = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
-    stage = Stage(homeserver, "11", initial_state=[rule])
+    stage = Stage(homeserver, "11", initial_state=[history_visibility("joined")])
     hidden = EventID(stage.alice.send(stage.room_id, "before bob"))
     stage.share(stage.remote)
     bob = stage.remote.user("bob")

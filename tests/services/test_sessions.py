@@ -17,8 +17,10 @@ from homeserver.services.sessions import (
     begin_session,
 )
 from homeserver.storage import accounts
+from homeserver.storage.database import Database
 from tests.database import InlineDatabase
 from tests.homeserver import Homeserver, SteadyRandomness
+from tests.results import result_of
 
 ALICE = UserID("@alice:hs.test")
 PHONE = DeviceID("PHONE")
@@ -50,6 +52,13 @@ def start(coroutine: Any) -> list[Any]:
     return results
 
 
+def sessions_on(homeserver: Homeserver, database: Database) -> Sessions:
+    """Sessions of their own, beside the server's."""
+    randomness = SteadyRandomness()
+    clock = homeserver.clock
+    return Sessions(database, clock, randomness, Background(clock, randomness))
+
+
 async def ignored(_user_id: UserID, _device_ids: Sequence[DeviceID]) -> None:
     return
 
@@ -58,11 +67,10 @@ def test_session_that_ends_while_it_is_read_is_refused_afterwards(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
     slow = SlowDatabase(database)
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    sessions = Sessions(slow, clock, randomness, Background(clock, randomness))
+    sessions = sessions_on(homeserver, slow)
     devices = Devices(slow, sessions, device_data=[], changed=ignored)
     grant = sessions.make_grant(NewSession(PHONE))
-    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+    database.run(register_txn, NewAccount(ALICE), homeserver.clock.now_ms(), grant)
 
     reads: list[Callable[[], object]] = []
     slow.held = reads
@@ -78,14 +86,13 @@ def test_session_that_ends_while_it_is_read_is_refused_afterwards(
 def test_session_is_looked_up_again_after_a_minute(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    sessions = Sessions(database, clock, randomness, Background(clock, randomness))
+    sessions = sessions_on(homeserver, database)
     grant = sessions.make_grant(NewSession(PHONE))
-    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+    database.run(register_txn, NewAccount(ALICE), homeserver.clock.now_ms(), grant)
     assert start(sessions.authenticate(grant.access_token, {}))[0].device_id == PHONE
-    account: list[Any] = []
-    database.read(accounts.find_account, ALICE).addBoth(account.append)
-    database.run(accounts.update_deactivated, account[0].user_nid, 1)  # nobody told `sessions`
+    account = result_of(database.read(accounts.find_account, ALICE))
+    assert account is not None
+    database.run(accounts.update_deactivated, account.user_nid, 1)  # nobody told `sessions`
 
     homeserver.advance(61)
 
@@ -112,14 +119,13 @@ def test_sessions_in_use_are_read_again_together_and_not_one_by_one(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
     counting = CountingDatabase(database)
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    sessions = Sessions(counting, clock, randomness, Background(clock, randomness))
+    sessions = sessions_on(homeserver, counting)
     grants = [sessions.make_grant(NewSession(DeviceID(name))) for name in ("A", "B", "C")]
-    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grants[0])
-    account: list[Any] = []
-    database.read(accounts.find_account, ALICE).addBoth(account.append)
+    database.run(register_txn, NewAccount(ALICE), homeserver.clock.now_ms(), grants[0])
+    account = result_of(database.read(accounts.find_account, ALICE))
+    assert account is not None
     for grant in grants[1:]:
-        database.run(begin_session, account[0].user_nid, grant)
+        database.run(begin_session, account.user_nid, grant)
 
     for _ in range(20):  # ten minutes, with a sync every 30 seconds
         for _ in range(3):
@@ -134,15 +140,14 @@ def test_sessions_in_use_are_read_again_together_and_not_one_by_one(
 def test_session_in_use_that_the_database_has_ended_is_noticed_when_read_again(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    sessions = Sessions(database, clock, randomness, Background(clock, randomness))
+    sessions = sessions_on(homeserver, database)
     grant = sessions.make_grant(NewSession(PHONE))
-    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+    database.run(register_txn, NewAccount(ALICE), homeserver.clock.now_ms(), grant)
     for _ in range(2):
         assert start(sessions.authenticate(grant.access_token, {}))[0].device_id == PHONE
-    account: list[Any] = []
-    database.read(accounts.find_account, ALICE).addBoth(account.append)
-    database.run(accounts.update_deactivated, account[0].user_nid, 1)  # nobody told `sessions`
+    account = result_of(database.read(accounts.find_account, ALICE))
+    assert account is not None
+    database.run(accounts.update_deactivated, account.user_nid, 1)  # nobody told `sessions`
 
     start(sessions.read_again())
 
@@ -153,11 +158,10 @@ def test_session_that_ends_while_all_are_read_again_does_not_come_back(
     homeserver: Homeserver, database: InlineDatabase
 ) -> None:
     slow = SlowDatabase(database)
-    clock, randomness = homeserver.clock, SteadyRandomness()
-    sessions = Sessions(slow, clock, randomness, Background(clock, randomness))
+    sessions = sessions_on(homeserver, slow)
     devices = Devices(slow, sessions, device_data=[], changed=ignored)
     grant = sessions.make_grant(NewSession(PHONE))
-    database.run(register_txn, NewAccount(ALICE), clock.now_ms(), grant)
+    database.run(register_txn, NewAccount(ALICE), homeserver.clock.now_ms(), grant)
     for _ in range(2):
         start(sessions.authenticate(grant.access_token, {}))
 

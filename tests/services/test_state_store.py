@@ -1,10 +1,8 @@
 """Room states by number: hundreds of changes, every historic state, and what storing them costs."""
 
 import random
-from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import RoomID
 from homeserver.core.state_map import State
@@ -13,19 +11,11 @@ from homeserver.storage import rooms, state_segments
 from homeserver.storage.query import Txn, fetch_value
 from homeserver.storage.state_segments import Growth, Segment, SegmentMoved
 from tests.database import InlineDatabase
+from tests.results import result_of
 
 MEMBERS = 2_000
 CHANGES = 1_500
 MAX_BYTES_A_CHANGE = 60
-
-
-def now(coroutine: Any) -> Any:
-    results: list[Any] = []
-    Deferred.fromCoroutine(coroutine).addBoth(results.append)
-    (result,) = results
-    if hasattr(result, "raiseException"):
-        result.raiseException()
-    return result
 
 
 class Room:
@@ -38,7 +28,9 @@ class Room:
         store: StateStore | None = None,
     ) -> None:
         self.database = database
-        self.room_nid: int = now(_await(database.run(rooms.insert_room, RoomID(room_id), "11")))
+        room_nid = result_of(database.run(rooms.insert_room, RoomID(room_id), "11"))
+        assert room_nid is not None
+        self.room_nid = room_nid
         self.store = store or opened(database)
         self.tail, first = self.store.first_segment(self.room_nid)
         self.write(first)
@@ -46,9 +38,9 @@ class Room:
 
     def write(self, row: Segment | Growth) -> None:
         if isinstance(row, Segment):
-            now(_await(self.database.run(state_segments.insert_segments, [row])))
+            result_of(self.database.run(state_segments.insert_segments, [row]))
         else:
-            now(_await(self.database.run(state_segments.append_changes, [row])))
+            result_of(self.database.run(state_segments.append_changes, [row]))
 
     def change(self, slot: int, event: int) -> int:
         """Return the number of the new state."""
@@ -66,13 +58,9 @@ class Room:
         return self.tail.state_nid
 
 
-async def _await(deferred: Deferred[Any]) -> Any:
-    return await deferred
-
-
 def opened(database: InlineDatabase) -> StateStore:
     store = StateStore(database)
-    now(store.start())
+    result_of(store.start())
     return store
 
 
@@ -88,7 +76,9 @@ def test_every_historic_state_loads_as_it_was(database: InlineDatabase, slots: i
     anew = opened(database)
 
     assert len(history) == 899
-    assert all(now(anew.load_state(room.room_nid, nid)) == state for nid, state in history.items())
+    assert all(
+        result_of(anew.load_state(room.room_nid, nid)) == state for nid, state in history.items()
+    )
 
 
 def test_the_current_state_is_found_again_and_goes_on(database: InlineDatabase) -> None:
@@ -96,7 +86,7 @@ def test_the_current_state_is_found_again_and_goes_on(database: InlineDatabase) 
     for event in range(1, 300):
         room.change(event % 7 + 1, event)
 
-    tail, state = now(opened(database).load_current(room.room_nid, room.tail.state_nid))
+    tail, state = result_of(opened(database).load_current(room.room_nid, room.tail.state_nid))
 
     assert (tail, state) == (room.tail, room.state)
 
@@ -106,14 +96,14 @@ def test_what_memory_gives_out_is_not_altered_by_what_comes_later(
 ) -> None:
     room = Room(database)
     first = room.change(1, 1)
-    loaded = now(room.store.load_state(room.room_nid, first))
+    loaded = result_of(room.store.load_state(room.room_nid, first))
 
     room.change(1, 2)
 
     assert loaded == {1: 1}
-    _, current = now(room.store.load_current(room.room_nid, room.tail.state_nid))
+    _, current = result_of(room.store.load_current(room.room_nid, room.tail.state_nid))
     current[1] = 99
-    assert now(room.store.load_state(room.room_nid, room.tail.state_nid)) == {1: 2}
+    assert result_of(room.store.load_state(room.room_nid, room.tail.state_nid)) == {1: 2}
 
 
 def test_equal_states_have_equal_hashes_whatever_the_way_there(database: InlineDatabase) -> None:
@@ -138,7 +128,7 @@ def test_segments_of_two_rooms_do_not_mix(database: InlineDatabase) -> None:
 
     anew = opened(database)
 
-    assert all(now(anew.load_state(r.room_nid, nid)) == state for r, nid, state in history)
+    assert all(result_of(anew.load_state(r.room_nid, nid)) == state for r, nid, state in history)
 
 
 def test_a_writer_that_does_not_know_the_newest_change_is_refused(
@@ -153,7 +143,7 @@ def test_a_writer_that_does_not_know_the_newest_change_is_refused(
 
     with pytest.raises(SegmentMoved):
         room.write(row)
-    assert now(opened(database).load_state(room.room_nid, room.tail.state_nid)) == {1: 2}
+    assert result_of(opened(database).load_state(room.room_nid, room.tail.state_nid)) == {1: 2}
 
 
 def test_a_change_in_a_large_room_costs_few_bytes(database: InlineDatabase) -> None:
@@ -161,12 +151,12 @@ def test_a_change_in_a_large_room_costs_few_bytes(database: InlineDatabase) -> N
     room = Room(database)
     for slot in range(1, MEMBERS + 1):
         room.change(slot, slot)
-    before = now(_await(database.run(_stored_bytes, room.room_nid)))
+    before = result_of(database.run(_stored_bytes, room.room_nid))
 
     for event in range(MEMBERS + 1, MEMBERS + CHANGES + 1):
         room.change(chosen.randrange(1, MEMBERS + 1), event)
 
-    after = now(_await(database.run(_stored_bytes, room.room_nid)))
+    after = result_of(database.run(_stored_bytes, room.room_nid))
     assert (after - before) / CHANGES < MAX_BYTES_A_CHANGE
 
 

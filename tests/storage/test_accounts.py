@@ -9,17 +9,14 @@ from homeserver.storage import access_tokens, accounts, devices, profiles
 from homeserver.storage.access_tokens import Tokens
 from homeserver.storage.devices import Device
 from tests.database import InlineDatabase
+from tests.results import result_of
 
 ALICE = UserID("@alice:hs.test")
 PHONE = DeviceID("PHONE")
 
 
 def run(database: InlineDatabase, function: Any, *args: Any, **kwargs: Any) -> Any:
-    results: list[Any] = []
-    database.run(function, *args, **kwargs).addBoth(results.append)
-    if hasattr(results[0], "raiseException"):
-        results[0].raiseException()
-    return results[0]
+    return result_of(database.run(function, *args, **kwargs))
 
 
 @pytest.fixture

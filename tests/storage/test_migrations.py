@@ -42,6 +42,7 @@ def test_all_migrations_are_applied_in_order_and_only_once(empty_database: str) 
 def test_migrations_are_numbered_without_gaps() -> None:
     found = list_migrations()
 
+    assert found
     assert [migration.number for migration in found] == list(range(1, len(found) + 1))
 
 

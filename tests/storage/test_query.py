@@ -10,6 +10,8 @@ from homeserver.errors import ConstraintViolated
 from homeserver.storage.database import run_transaction
 from homeserver.storage.query import (
     Txn,
+    copied_json,
+    copied_number,
     copy_rows,
     execute,
     fetch_value,
@@ -82,25 +84,35 @@ def test_nothing_of_a_function_that_fails_is_stored(connection: Connection) -> N
     assert stored(connection) == []
 
 
-def test_copied_rows_come_back_as_they_were(connection: Connection) -> None:
-    every_byte = bytes(range(256))
+JSON_TEXTS = [
+    "",
+    "{}",
+    r'{"a":"\\","b":"\n\t\"\\x41\\101","c":"\u0000\u001f"}',
+    '{"ä€𝄞":"\u007f\u2028"}',
+    r'"\x41"',
+    r"\.",
+]
 
+
+def test_copied_rows_come_back_as_they_were(connection: Connection) -> None:
     def work(txn: Txn) -> None:
         insert(txn, 1)
-        copy_rows(
-            txn,
-            "COPY kept (n, t, b, a) FROM STDIN",
-            [(-(2**62), None, every_byte, "{1,-2}"), (2, "text", b"", "{}")],
-        )
+        lines = [
+            b"%d\t%s" % (number, copied_json(text.encode()))
+            for number, text in enumerate(JSON_TEXTS, 2)
+        ]
+        copy_rows(txn, "COPY kept (n, b) FROM STDIN", lines)
+        numbers = [f"{copied_number(-(2**62))}\t{copied_number(None)}".encode()]
+        copy_rows(txn, "COPY kept (n, t) FROM STDIN", numbers)
 
     run_transaction(connection, work)
 
     with connection.cursor() as cursor:
-        rows = list_tuples(Txn(cursor), "SELECT n, t, b, a FROM kept ORDER BY n")
+        rows = list_tuples(Txn(cursor), "SELECT n, t, b FROM kept ORDER BY n")
     assert rows == [
-        (-(2**62), None, every_byte, [1, -2]),
-        (1, None, None, None),
-        (2, "text", b"", []),
+        (-(2**62), None, None),
+        (1, None, None),
+        *((number, None, text.encode()) for number, text in enumerate(JSON_TEXTS, 2)),
     ]
 
 

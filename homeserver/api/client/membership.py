@@ -10,7 +10,7 @@ from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.requester import Requester
 from homeserver.services.directory import Directory
-from homeserver.services.invitees import Invitees
+from homeserver.services.forgotten_rooms import ForgottenRooms
 from homeserver.services.membership import Membership
 from homeserver.transport.endpoint import EMPTY, Auth, endpoint
 
@@ -29,10 +29,12 @@ class Target:
 class MembershipAPI:
     """Who is in a room."""
 
-    def __init__(self, membership: Membership, directory: Directory, invitees: Invitees) -> None:
+    def __init__(
+        self, membership: Membership, directory: Directory, forgotten_rooms: ForgottenRooms
+    ) -> None:
         self._membership = membership
         self._directory = directory
-        self._invitees = invitees
+        self._forgotten_rooms = forgotten_rooms
 
     @endpoint(
         "joinRoom", "POST", "/_matrix/client/v3/join/{roomIdOrAlias}",
@@ -95,7 +97,7 @@ class MembershipAPI:
         auth=Auth.CLIENT, rate_limited=True,
     )  # fmt: skip
     async def forget_room(self, requester: Requester, room_id: RoomID) -> JsonObject:
-        await self._membership.forget(requester.user_id, room_id)
+        await self._forgotten_rooms.forget(requester.user_id, room_id)
         return EMPTY
 
     @endpoint(
@@ -103,7 +105,6 @@ class MembershipAPI:
         auth=Auth.CLIENT, rate_limited=True,
     )  # fmt: skip
     async def invite_user(self, requester: Requester, room_id: RoomID, body: Target) -> JsonObject:
-        await self._invitees.check_willing([body.user_id])
         await self._act(self._membership.invite, requester, room_id, body)
         return EMPTY
 

@@ -3,6 +3,7 @@
 spec: client-server-api/#sending-events-to-a-room, #getting-events-for-a-room, #redactions, v1.19.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import orjson
@@ -23,14 +24,23 @@ from homeserver.transport.endpoint import Auth, RawJSON, endpoint
 _DELAY = "org.matrix.msc4140.delay"
 """Hands the event in, to be sent so many milliseconds later: MSC4140 beside v1.19. Other names, and
 what becomes of it, are in `delayed_events.py`."""
+_MEMBER = "m.room.member"
+_OWN_OPERATIONS = {"join": "joinRoomById", "knock": "knockRoom", "leave": "leaveRoom"}
 
 
 class MessagesAPI:
     """Saying something in a room."""
 
-    def __init__(self, messages: Messages, delayed_events: DelayedEvents) -> None:
+    def __init__(
+        self,
+        messages: Messages,
+        delayed_events: DelayedEvents,
+        count_operation: Callable[[str, str], None],
+    ) -> None:
+        """`count_operation`: counts an operation of a user's. Raises LimitExceeded."""
         self._messages = messages
         self._delayed_events = delayed_events
+        self._count_operation = count_operation
 
     @endpoint(
         "sendMessage", "PUT", "/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}",
@@ -81,6 +91,10 @@ class MessagesAPI:
         if delay is not None:
             wish = Wish(room_id, event_type, body, delay, state_key=state_key, origin_server_ts=ts)
             return {"delay_id": await self._delayed_events.schedule(requester, wish)}
+        if event_type == _MEMBER and requester.appservice_id is None:
+            operation = _operation_of(body, is_own=state_key == requester.user_id)
+            if operation is not None:
+                self._count_operation(requester.user_id, operation)
         event_id = await self._messages.set_state(
             room_id,
             requester.user_id,
@@ -113,6 +127,14 @@ class MessagesAPI:
             txn_id=txn_id,
         )
         return {"event_id": redaction}
+
+
+def _operation_of(member: JsonObject, *, is_own: bool) -> str | None:
+    """Return the operation that does what a member event says, if it has a limit."""
+    membership = member.get("membership")
+    if membership == "invite":
+        return "inviteUser"
+    return _OWN_OPERATIONS.get(membership) if is_own and isinstance(membership, str) else None
 
 
 class TimelineAPI:

@@ -6,12 +6,13 @@ spec: server-server-api/#retrieving-server-keys, v1.19.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeserver.core.identifiers import ServerName
+from homeserver.core.errors import IdentifierInvalid
+from homeserver.core.identifiers import ServerName, parse_server_name
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.errors import BadRequest
 from homeserver.services.own_keys import OwnKeys
-from homeserver.services.server_keys import ServerKeys, list_queried
-from homeserver.transport.endpoint import Auth, endpoint
+from homeserver.services.server_keys import ServerKeys
+from homeserver.transport.endpoint import Auth, RequestInfo, endpoint
 
 _MAX_SERVERS = 100
 
@@ -38,16 +39,35 @@ class KeysAPI:
         "perspectivesKeyQuery", "GET", "/_matrix/key/v2/query/{serverName}", auth=Auth.NONE
     )  # fmt: skip
     async def perspectives_key_query(
-        self, server_name: ServerName, *, minimum_valid_until_ts: int = 0
+        self, request: RequestInfo, server_name: ServerName, *, minimum_valid_until_ts: int = 0
     ) -> JsonObject:
-        return await self._answer([(server_name, minimum_valid_until_ts)])
+        return await self._answer(request, [(server_name, minimum_valid_until_ts)])
 
     @endpoint("bulkPerspectivesKeyQuery", "POST", "/_matrix/key/v2/query", auth=Auth.NONE)
-    async def bulk_perspectives_key_query(self, body: KeyQuery) -> JsonObject:
-        return await self._answer(list_queried(body.server_keys))
+    async def bulk_perspectives_key_query(self, request: RequestInfo, body: KeyQuery) -> JsonObject:
+        return await self._answer(request, _list_queried(body.server_keys))
 
-    async def _answer(self, wanted: Sequence[tuple[ServerName, int]]) -> JsonObject:
+    async def _answer(
+        self, request: RequestInfo, wanted: Sequence[tuple[ServerName, int]]
+    ) -> JsonObject:
         if len(wanted) > _MAX_SERVERS:
             raise BadRequest(f"Ask for at most {_MAX_SERVERS} servers at once")
-        found: list[JsonValue] = [*await self._keys.vouch_for_all(wanted)]
+        found: list[JsonValue] = [*await self._keys.vouch_for_all(wanted, request.stranger)]
         return {"server_keys": found}
+
+
+def _list_queried(server_keys_of: JsonValue) -> list[tuple[ServerName, int]]:
+    """Return the servers a notary is asked about, and until when the keys should be valid."""
+    found = []
+    for name, criteria in server_keys_of.items() if isinstance(server_keys_of, dict) else ():
+        try:
+            server = parse_server_name(name)
+        except IdentifierInvalid:
+            continue
+        untils = [0]
+        for criterion in criteria.values() if isinstance(criteria, dict) else ():
+            until = criterion.get("minimum_valid_until_ts") if isinstance(criterion, dict) else 0
+            if isinstance(until, int):
+                untils.append(until)
+        found.append((server, max(untils)))
+    return found

@@ -39,9 +39,13 @@ class ServerAuthentication:
         self._is_enabled = enabled
 
     async def authenticate(
-        self, method: str, uri: str, header: str | None, body: bytes
+        self, method: str, uri: str, header: str | None, body: bytes, stranger: str | None
     ) -> ServerName:
-        """Raises Unauthorized, and Forbidden for a server that is not talked with."""
+        """Return the server that a request is from.
+
+        stranger  as `RequestInfo` has it: whom to count what must be asked first
+        Raises Unauthorized, Forbidden for a server that is not talked with, LimitExceeded.
+        """
         if not self._is_enabled:
             raise Forbidden("This server does not federate")
         if header is None:
@@ -57,7 +61,9 @@ class ServerAuthentication:
         if not self._allowed.allows(claim.origin):
             raise Forbidden("Federation with your server is not allowed here")
         try:
-            await self._keys.verify_request(claim, method=method, uri=uri, body=body)
+            await self._keys.verify_request(
+                claim, method=method, uri=uri, body=body, stranger=stranger
+            )
         except SignatureInvalid as error:
             logger.info("Request not authenticated origin=%s: %s", claim.origin, error)
             raise _unauthorized(f"The request's signature is not valid: {error}") from error

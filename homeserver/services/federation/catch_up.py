@@ -43,6 +43,11 @@ class CatchUp:
         self._live_rooms = live_rooms
         self._stream = stream
 
+    @property
+    def settled(self) -> int:
+        """Nothing up to this position is still on its way into the database."""
+        return self._stream.current
+
     async def next_page(self, server: ServerName, after: int) -> Page:
         """Return the next events for a server; the first of those after `after`."""
         up_to = self._stream.current

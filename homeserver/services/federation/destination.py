@@ -6,6 +6,7 @@ one transaction is under way at a time, and what it carries is forgotten only wh
 """
 
 import logging
+from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ _FIRST_PAUSE_SECONDS = 10.0
 _LAST_PAUSE_SECONDS = 3600.0
 _EARLY_SECONDS = 60.0
 """So far apart are tries that requests of the server itself have brought about."""
+_LOOK_AGAIN_SECONDS = 0.1
+"""Something that was to be told first is still on its way into the database."""
 _ANSWERING_AT_ONCE = 300
 _SILENT_AT_ONCE = 100
 
@@ -76,6 +79,9 @@ class DestinationQueue:
         self.is_running = False
         self._services = services
         self._pdus: deque[tuple[int, bytes]] = deque()
+        """In the order of positions."""
+        self._newest_missed = 0
+        """Memory does not have it: reading goes on until it has been read."""
         self._edus: OrderedDict[Hashable, EDU] = OrderedDict()
         """What is lost with the process, newest of each key."""
         self._pause: Deferred[None] | None = None
@@ -97,12 +103,9 @@ class DestinationQueue:
         return len(self._edus)
 
     def add_pdu(self, position: int, pdu: bytes) -> None:
-        if self.is_behind:
-            return
-        if len(self._pdus) >= MAX_WAITING_PDUS or self.failures > 1:
+        insort(self._pdus, (position, pdu))
+        if self.is_behind or len(self._pdus) > MAX_WAITING_PDUS or self.failures > 1:
             self.fall_behind()
-        else:
-            self._pdus.append((position, pdu))
 
     def add_edu(self, key: Hashable, edu: EDU) -> None:
         """Send the newest of each key. While the server does not answer, it is not kept."""
@@ -114,6 +117,8 @@ class DestinationQueue:
             self._edus.popitem(last=False)
 
     def fall_behind(self) -> None:
+        if self._pdus:
+            self._newest_missed = max(self._newest_missed, self._pdus[-1][0])
         self._pdus.clear()
         self.is_behind = True
 
@@ -173,12 +178,16 @@ class DestinationQueue:
             if self.is_behind:  # 3
                 found = await services.catch_up.next_page(self.server, self.delivered)
                 pdus, reached = found.pdus, found.reached
-                self.is_behind = not found.is_end
+                self.is_behind = not found.is_end or reached < self._newest_missed
+                if self.is_behind and reached == self.delivered:
+                    await self._wait(_LOOK_AGAIN_SECONDS)
             else:
                 while self._pdus and len(taken) < MAX_PDUS:
                     taken.append(self._pdus.popleft())
                 pdus = [pdu for _, pdu in taken]
-                reached = max([self.delivered, *(position for position, _ in taken)])
+                if taken:  # the cursor does not pass what is still on its way
+                    settled = min(taken[-1][0], services.catch_up.settled)
+                    reached = max(self.delivered, settled)
             if pdus or edus:
                 async with _turn(services.turns.of(self.failures)):
                     await services.transmission.send(self.server, Batch(pdus, edus))
@@ -187,7 +196,7 @@ class DestinationQueue:
             self.has_stored_edus = self.has_stored_edus or bool(stored)
             for key, edu in light.items():
                 self._edus.setdefault(key, edu)
-            self._pdus.extendleft(reversed(taken))
+            self._pdus = deque(sorted([*taken, *self._pdus]))
             if reached > self.delivered and not taken:
                 self.fall_behind()
             raise

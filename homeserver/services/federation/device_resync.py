@@ -14,7 +14,8 @@ from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.identifiers import ServerName, UserID, server_name_of
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import BadJSON, DatabaseUnavailable
 from homeserver.randomness import Randomness
 from homeserver.services.federation.remote_devices import RemoteDevices

@@ -19,7 +19,8 @@ from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.identifiers import ServerName, UserID, server_name_of
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.streams import Stream
 from homeserver.errors import DatabaseUnavailable
 from homeserver.services.federation.sender import FederationSender, store_edus
 from homeserver.services.federation.shared_rooms import SharedRooms
@@ -39,6 +40,7 @@ SIGNING_KEY_UPDATE = "m.signing_key_update"
 _MAX_UPDATES = 20
 """When more devices change at once, other servers are let ask for the list."""
 _RETRY_SECONDS = 10.0
+_LOOK_AGAIN_SECONDS = 0.05
 _USERS_AT_ONCE = 100
 """Newcomers that are read at once."""
 
@@ -51,12 +53,14 @@ class DeviceUpdates:
         sender: FederationSender,
         background: Background,
         clock: Clock,
+        events: Stream,
     ) -> None:
         self._db = database
         self._shared_rooms = shared_rooms
         self._sender = sender
         self._background = background
         self._clock = clock
+        self._events = events
         self._waiting: set[UserID] = set()
         self._is_running = False
         self._has_newcomers = False
@@ -123,6 +127,7 @@ class DeviceUpdates:
                 self._has_newcomers = False
                 try:
                     rows = await self._db.read(introductions.list_introductions, _USERS_AT_ONCE)
+                    await self._wait_for_memory()
                     for user_id, his in groupby(rows, key=lambda row: row.user_id):
                         await self._introduce(user_id, list(his))
                         self._has_newcomers = True
@@ -132,6 +137,12 @@ class DeviceUpdates:
                     await self._clock.sleep(_RETRY_SECONDS)
         finally:
             self._is_introducing = False
+
+    async def _wait_for_memory(self) -> None:
+        """Return when memory knows of every join that has been committed by now."""
+        newest = self._events.newest
+        while self._events.current < newest:
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
 
     async def _introduce(self, user_id: UserID, rows: Sequence[Introduction]) -> None:
         new = {row.room_id: row.servers for row in rows}
@@ -171,7 +182,7 @@ def _store_introduction(
 ) -> None:
     """Store an update that follows no other: whoever gets it asks for the list."""
     if introductions.lock_introductions(txn, rows[0].user_nid) != list(rows):
-        return  # he has come into yet another room: they are read again
+        return  # he has come into a room, or servers have turned up in one: they are read again
     introductions.delete_introductions(txn, rows)
     if not servers:
         return

@@ -14,6 +14,7 @@ import orjson
 from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.events import Event, reference_hash
+from homeserver.core.identifiers import ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.core.policy_servers import PolicyServer, find_policy_signature
 from homeserver.errors import LimitExceeded, PolicyRefused, ServersFailed
@@ -43,8 +44,9 @@ _SAFE_ERRCODES = (
     "M_NOT_JSON",
     "M_TOO_LARGE",
     "M_UNKNOWN",
-    "M_UNRECOGNIZED",
 )
+_NONE = "M_UNRECOGNIZED"
+"""Says of the server that it is no policy server."""
 _OWN_ERRCODE = re.compile(r"(?!M_)[A-Za-z0-9_.]{1,100}")
 """A name of the policy server's own."""
 
@@ -94,7 +96,7 @@ class PolicyServers:
                 raise _limited(error) from error
             if error.status not in _REFUSALS:
                 raise ServersFailed(f"The room's policy server answered: {error}") from error
-            answer: str | _Refusal = _passed_on(error)
+            answer: str | _Refusal = _passed_on(server.name, error)
         except RequestFailed as error:
             raise ServersFailed(f"The room's policy server cannot be asked: {error}") from error
         else:
@@ -110,14 +112,18 @@ class PolicyServers:
         return answer
 
 
-def _passed_on(error: ErrorAnswer) -> _Refusal:
+def _passed_on(name: ServerName, error: ErrorAnswer) -> _Refusal:
     """Return what a client is told: what the policy server says.
 
     NOTSPEC: not quite verbatim. An error code of the specification's that has nothing to do with
-    signing could log clients out, or lead people to a page of the policy server's choice. And what
-    is nested too deeply to be written is left out.
+    signing could log clients out, or lead people to a page of the policy server's choice; and that
+    of a server which is no policy server would say of this one that it cannot send events. What is
+    nested too deeply to be written is left out.
     """
     errcode = error.errcode
+    if errcode == _NONE:
+        told = f"The room wants its events signed by {name}, which is no policy server"
+        return _Refusal(403, "M_FORBIDDEN", told, {})
     if errcode not in _SAFE_ERRCODES and _OWN_ERRCODE.fullmatch(errcode) is None:
         errcode = "M_FORBIDDEN"
     extra: JsonObject = {

@@ -14,7 +14,8 @@ from homeserver.core.errors import CoreError
 from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import BadJSON, MatrixError
 from homeserver.services.federation.edu_contents import get_number, get_user_of
 from homeserver.services.federation.sender import FederationSender

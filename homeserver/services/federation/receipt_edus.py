@@ -23,7 +23,7 @@ from homeserver.core.identifiers import (
 )
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.commit_loop import Committed
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.errors import BadJSON, Forbidden, MatrixError, NotFound
 from homeserver.services.federation.edu_contents import (
     check_user_of,
@@ -105,7 +105,7 @@ class ReceiptEDUs:
                     logger.info("Receipt left out origin=%s: %s", origin, error)
 
     async def _take_in(self, origin: ServerName, room: LiveRoom, receipt: PublicReceipt) -> None:
-        if receipt.user_id not in room.joined:
+        if not room.may_be_joined(receipt.user_id):
             raise Forbidden("The user is not in this room")
         try:
             await self._receipts.set_remote(room, receipt)

@@ -18,7 +18,7 @@ from homeserver.clock import Clock, cancel_call
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.engine.backfill import MAX_EDGE, Gap
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.errors import MatrixError

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import DeferredLock
 
+from homeserver.core.canonical_json import encode_canonical_json
 from homeserver.core.errors import EventMalformed, EventRejected, JsonInvalid, SignatureInvalid
 from homeserver.core.events import Event, parse_event
 from homeserver.core.identifiers import (
@@ -25,12 +26,12 @@ from homeserver.core.identifiers import (
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import ROOM_VERSIONS, EventIDFormat
 from homeserver.engine.inbound_events import CannotDecide
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.remote_joins import JoinRefused, PartialJoin
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.engine.stripped_state import STRIPPED_TYPES
-from homeserver.errors import Forbidden, MatrixError, NotFound, ServersFailed, TooLarge
+from homeserver.errors import BadJSON, Forbidden, MatrixError, NotFound, ServersFailed, TooLarge
 from homeserver.services.federation.membership_templates import (
     MembershipTemplates,
     TemplateRefused,
@@ -47,6 +48,8 @@ _MAX_SERVERS = 10
 """So many are tried for one join, knock or leave."""
 _MAX_NAMED = 2_000
 """Servers that are told what is said in a room whose members are not known yet."""
+_MAX_CONTENT_BYTES = 50_000
+"""Of a membership that is made elsewhere: with what else is in an event, it is not too large."""
 _MEMBER = "m.room.member"
 _GIVE_UP = ("M_FORBIDDEN", "M_INCOMPATIBLE_ROOM_VERSION")
 """What no further server is likely to see in another way; said if none does."""
@@ -90,6 +93,11 @@ class RemoteMembership:
         """Return when it is known what a user is in a room. Raises ServiceUnavailable."""
         await self._rooms.partial_rooms.wait_for_member(room_id, user_id)
 
+    async def find_outside(self, user_id: UserID, room_id: RoomID) -> EventID | None:
+        """Return the event that says what a user is in a room that this server is not in."""
+        known = await self._rooms.out_of_band.find(user_id, room_id)
+        return None if known is None else known.event.event_id
+
     async def list_candidates(
         self, user_id: UserID, room_id: RoomID, via: Sequence[str]
     ) -> list[ServerName]:
@@ -120,8 +128,9 @@ class RemoteMembership:
         """Join through the first server that can help.
 
         One join of a room at a time. Raises NotFound, Forbidden, ServersFailed, and what the
-        servers have answered.
+        servers have answered; BadJSON, TooLarge.
         """
+        _check_content(content)
         lock = self._joining.setdefault(room_id, DeferredLock())
         await lock.acquire()
         try:
@@ -192,6 +201,7 @@ class RemoteMembership:
         content: JsonObject,
     ) -> None:
         """Raises as `join`."""
+        _check_content(content)
 
         async def knock_by(server: ServerName) -> None:
             answer = await self._requests.make_knock(server, room_id, user_id, list(ROOM_VERSIONS))
@@ -213,11 +223,15 @@ class RemoteMembership:
     ) -> None:
         """Reject an invitation or take back a knock; if nobody can be told, for the user alone.
 
-        Raises NotFound when there is none.
+        Who has done so already stays as he is. Raises NotFound when there was none; BadJSON,
+        TooLarge.
         """
+        _check_content(content)
         known = await self._rooms.out_of_band.find(user_id, room_id)
         if known is None:
-            raise NotFound("No invitation to this room, and no knock")
+            raise NotFound("You are not in this room")
+        if known.membership == "leave":
+            return
 
         async def leave_by(server: ServerName) -> None:
             answer = await self._requests.make_leave(server, room_id, user_id)
@@ -255,7 +269,7 @@ class RemoteMembership:
         except EventRejected as error:
             raise Forbidden(error.reason) from error
         except EventMalformed as error:
-            raise TooLarge(str(error)) from error
+            raise (TooLarge if "bytes" in str(error) else BadJSON)(str(error)) from error
         try:
             answer = await self._requests.send_invite(  # 2
                 server,
@@ -307,6 +321,16 @@ class RemoteMembership:
             else:
                 return
         raise refusal or ServersFailed(f"No server of the room could help; {problem}")
+
+
+def _check_content(content: JsonObject) -> None:
+    """Refuse what no event can say before others are asked. Raises BadJSON, TooLarge."""
+    try:
+        size = len(encode_canonical_json(content))
+    except JsonInvalid as error:
+        raise BadJSON(str(error)) from error
+    if size > _MAX_CONTENT_BYTES:
+        raise TooLarge(f"What is said of a membership has at most {_MAX_CONTENT_BYTES} bytes")
 
 
 def passed_on(error: ErrorAnswer) -> MatrixError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from homeserver.background import Background
 from homeserver.clock import Clock
 from homeserver.core.identifiers import ServerName
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.errors import MatrixError

@@ -16,7 +16,7 @@ from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
 from homeserver.services.federation.remote_membership import shown_state
@@ -93,7 +93,9 @@ class ResidentMembership:
             )
         except EventRejected as error:
             raise Forbidden(error.reason) from error
-        return {"room_version": template.version.id, "event": template.pdu}
+        # The specification wants `origin` here; in no room version does it mean anything.
+        event: JsonObject = {**template.pdu, "origin": self._server_name}
+        return {"room_version": template.version.id, "event": event}
 
     async def _authorizing(self, room: LiveRoom, user_id: UserID) -> JsonObject:
         """Return what a restricted room wants of a join. Raises as the specification says."""

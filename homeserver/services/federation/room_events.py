@@ -15,7 +15,8 @@ from homeserver.core.identifiers import RoomID, ServerName
 from homeserver.core.json_types import JsonObject
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.inbound_events import CannotDecide
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.remote_rooms import RemoteRooms
 from homeserver.errors import DatabaseUnavailable, MatrixError
 from homeserver.services.federation.remote_servers import RemoteServers

@@ -8,7 +8,8 @@ from collections import OrderedDict
 
 from homeserver.core.identifiers import EventID, RoomID, ServerName
 from homeserver.core.server_acl import ServerACL, parse_server_acl
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import Forbidden, MatrixError, NotFound
 
 _SERVER_ACL = ("m.room.server_acl", "")

@@ -84,10 +84,14 @@ class FederationSender:
     # Events.
 
     def note_committed(self, committed: Sequence[Committed]) -> None:
-        """Listen to the notifier."""
-        for one in committed:
-            if server_name_of(one.event.sender) == self._server_name:
-                self._add_event(one.room_id, one.event.event_nid, one.event.event, None)
+        """Listen to the notifier, which still has the rooms in memory."""
+        own = [
+            (self._list_targets(one.room_id, one.event.event), one.event)
+            for one in committed
+            if server_name_of(one.event.sender) == self._server_name
+        ]
+        for servers, found in own:
+            self._add_pdu(servers, found.event_nid, found.event)
 
     async def relay(
         self, origin: ServerName, room_id: RoomID, event: Event, event_nid: int
@@ -100,6 +104,7 @@ class FederationSender:
         if room is None or room.list_servers() <= {self._server_name, origin}:
             return
         room_nid = room.room_nid
+        servers = self._list_targets(room_id, event)  # now: the room may leave memory
 
         async def store(position: int) -> int:
             row = OutgoingEvent(position, room_nid, event_nid, origin)
@@ -107,37 +112,21 @@ class FederationSender:
             return position
 
         position = await self._stream.write(store)
-        self._add_event(room_id, position, event, origin)
+        self._add_pdu((servers | self._list_targets(room_id, event)) - {origin}, position, event)
 
-    def _add_event(
-        self, room_id: RoomID, position: int, event: Event, origin: ServerName | None
-    ) -> None:
+    def _list_targets(self, room_id: RoomID, event: Event) -> set[ServerName]:
+        """Return whom an event concerns: the other servers of a room in memory, and whose user it
+        is about.
+        """
         room = self._live_rooms.find_loaded(room_id)
-        servers = target_servers(event.pdu)
-        if room is not None:
-            servers |= room.list_servers()
-        servers -= {self._server_name, ServerName(origin or "")}
-        self._add_pdu(servers, position, event)
-        if room is None:
-            self._background.run(
-                "servers of an event", self._add_others(room_id, position, event, origin, servers)
-            )
-
-    async def _add_others(
-        self,
-        room_id: RoomID,
-        position: int,
-        event: Event,
-        origin: ServerName | None,
-        told: Collection[ServerName],
-    ) -> None:
-        """Tell the servers of a room that has left memory."""
-        servers = await self._services.catch_up.list_servers(room_id)
-        self._add_pdu(servers - {*told, ServerName(origin or "")}, position, event)
+        servers = set() if room is None else room.list_servers()
+        return (servers | target_servers(event.pdu)) - {self._server_name}
 
     def _add_pdu(self, servers: Collection[ServerName], position: int, event: Event) -> None:
         for server in servers:
-            queue = self._queue_of(server, delivered=position - 1)
+            # Something with an earlier position may still be on its way into the database.
+            delivered = min(position - 1, self._stream.current)
+            queue = self._queue_of(server, delivered=delivered)
             queue.add_pdu(position, event.pdu_bytes)
             self._wake(queue)
 

@@ -13,7 +13,7 @@ import orjson
 from homeserver.clock import Clock
 from homeserver.core.identifiers import EventID, RoomID, ServerName, server_name_of
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.served_events import ServedEvent, ServedEvents
 from homeserver.engine.server_visibility import ServerVisibility
 from homeserver.errors import NotFound

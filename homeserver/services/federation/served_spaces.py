@@ -8,7 +8,8 @@ said.
 from homeserver.core.history_visibility import HistoryVisibility
 from homeserver.core.identifiers import RoomID, ServerName, server_name_of
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.errors import NotFound
 from homeserver.services.federation.room_guard import RoomGuard
 from homeserver.services.room_summaries import (

@@ -22,7 +22,7 @@ from homeserver.core.identifiers import (
 )
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.engine.event_author import EventAuthor
-from homeserver.engine.live_rooms import MEMBER, LiveRoom
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.room_change import EventTemplate
 from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, MatrixError, NotFound
 from homeserver.services.accounts import Accounts

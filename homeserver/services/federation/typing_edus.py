@@ -53,7 +53,8 @@ class TypingEDUs:
         if not isinstance(is_typing, bool):
             raise BadJSON("typing must be true or false")
         room = await self._guard.access_room(origin, room_id)
-        if user_id not in room.joined or self._shared_rooms.server_name not in room.servers:
+        is_here = self._shared_rooms.server_name in room.servers
+        if not is_here or not room.may_be_joined(user_id):
             raise Forbidden("They are not in this room")
         if is_typing:
             self._typing.start_remote(user_id, room_id)

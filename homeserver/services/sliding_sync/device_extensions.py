@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from homeserver.core.identifiers import DeviceID, RoomID, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import MEMBER, LiveRooms
+from homeserver.engine.live_room import MEMBER
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.requester import Requester
 from homeserver.services.device_lists import DeviceLists

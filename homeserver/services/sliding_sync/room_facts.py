@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import orjson
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.user_rooms import RoomOfUser
 from homeserver.services.sync.rooms import RoomParts
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import orjson
 
 from homeserver.core.identifiers import EventID, UserID
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations

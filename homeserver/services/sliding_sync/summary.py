@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom, LiveRooms
+from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.services.sync.heroes import find_heroes
 
 _Hero = tuple[UserID, str | None, str | None]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from homeserver.core.identifiers import RoomID, UserID
-from homeserver.engine.live_rooms import MEMBER
+from homeserver.engine.live_room import MEMBER
 from homeserver.requester import Requester
 
 Pattern = tuple[str | None, str | None]

@@ -9,7 +9,7 @@ from itertools import islice
 
 from homeserver.core.identifiers import UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.live_rooms import LiveRoom
+from homeserver.engine.live_room import LiveRoom
 
 _MAX_HEROES = 5
 NAMING = frozenset({"m.room.name", "m.room.canonical_alias"})

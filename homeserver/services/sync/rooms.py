@@ -14,7 +14,8 @@ from homeserver.core.filters import RoomEventFilter, SyncFilter
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import ROOM_VERSIONS
-from homeserver.engine.live_rooms import MEMBER, LiveRoom, LiveRooms
+from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.engine.user_rooms import RoomOfUser

@@ -282,9 +282,11 @@ def test_attack_54_startup_files_of_the_workspace_are_not_read(gate: Gate, start
 
 
 def test_attack_54_the_hosts_startup_files_do_not_exist_inside(gate: Gate) -> None:
-    gate.script("ls -d /etc/profile /etc/bash.bashrc /etc/environment /etc/zsh 2>/dev/null; true")
+    gate.script(
+        "ls -d /etc/profile /etc/bash.bashrc /etc/environment /etc/zsh 2>/dev/null; echo end"
+    )
 
-    assert gate.output == ""
+    assert gate.output == "end\n"
 
 
 def test_attack_55_a_listed_module_that_mutates_is_a_drift(gate: Gate) -> None:

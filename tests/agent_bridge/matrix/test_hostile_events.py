@@ -41,6 +41,7 @@ async def test_nothing_readable_reaches_the_server(stage: Stage) -> None:
     await alice.send_message(room_id, "a very secret word", encrypt=True)
 
     sent = repr(stage.server.requests)
+    assert "m.room.encrypted" in sent
     assert "a very secret word" not in sent
 
 

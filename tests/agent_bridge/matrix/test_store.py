@@ -33,6 +33,7 @@ def test_the_access_token_is_not_readable_in_the_file(tmp_path: Path) -> None:
 
     content = b"".join(path.read_bytes() for path in tmp_path.glob("client.sqlite3*"))
 
+    assert b"SQLite" in content
     assert b"syt_very_secret" not in content
 
 

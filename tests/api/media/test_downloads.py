@@ -61,7 +61,7 @@ def test_head_tells_the_length_and_sends_nothing(alice: User) -> None:
     assert (header(reply, "Content-Length"), reply.body) == ("5", b"")
 
 
-def test_a_file_without_a_type_is_bytes(homeserver: Homeserver, alice: User) -> None:
+def test_a_file_without_a_type_is_bytes(alice: User) -> None:
     reply = alice.request("POST", UPLOAD, raw=b"x", headers={"Content-Type": "nonsense"})
 
     path = reply.json["content_uri"].removeprefix("mxc://")
@@ -153,7 +153,7 @@ def test_attack_10_only_what_came_before_the_freeze_is_given_out_unauthenticated
     thawed.stop()
 
     frozen = start(database, tmp_path)
-    alice = User(frozen, alice.user_id, alice.token, alice.device_id)
+    alice = alice.at(frozen)
     after = upload(alice, b"after", "text/plain")
 
     assert frozen.request("GET", f"{OLD_DOWNLOAD}/{before}").body == b"before"

@@ -134,8 +134,9 @@ def test_database_is_readable_by_its_owner_only(
     database = open_bot_database()
     Inbox(database).accept("1", make_events("$a"))
 
-    for file in tmp_path.iterdir():
-        assert file.stat().st_mode & 0o077 == 0, file
+    modes = {file.name: file.stat().st_mode & 0o077 for file in tmp_path.iterdir()}
+    assert modes
+    assert set(modes.values()) == {0}, modes
 
 
 def count_rows(database: sqlite3.Connection, table: str) -> int:

@@ -178,3 +178,5 @@ def test_relay_sends_when_woken(stage: Stage) -> None:
                 loop.cancel()
 
     asyncio.run(play())
+
+    assert len(stage.list_requests()) == 1

@@ -1,0 +1,98 @@
+"""Local users of whom other servers have yet to hear, while rooms and members change."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.core.identifiers import ServerName
+from tests.api.signed_keys import upload_device_keys
+from tests.database import InlineDatabase
+from tests.federation.meeting import enter, meet
+from tests.federation.network import MemoryNetwork
+from tests.federation.partial_rooms import enter_partially
+from tests.homeserver import Homeserver, User
+
+
+def hold(
+    database: InlineDatabase, name: str, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
+) -> Callable[[], None]:
+    """Let transactions of this name wait; return what lets them go on.
+
+    is_done  it is their answers that wait
+    """
+    run = database.run
+    held: list[Callable[[], object]] = []
+
+    def run_later(function: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        if function.__name__ != name:
+            return run(function, *args, **kwargs)
+        answer: Deferred[Any] = Deferred()
+        if is_done:
+            done = run(function, *args, **kwargs)
+            held.append(lambda: done.chainDeferred(answer))
+        else:
+            held.append(lambda: run(function, *args, **kwargs).chainDeferred(answer))
+        return answer
+
+    def let_go() -> None:
+        monkeypatch.undo()
+        assert held, "nothing waits"
+        for one in held:
+            one()
+
+    monkeypatch.setattr(database, "run", run_later)
+    return let_go
+
+
+def who_asked_for_devices(network: MemoryNetwork, user: User) -> list[str]:
+    """Who is introduced to a user of another server asks for his devices."""
+    path = f"/user/devices/{quote(user.user_id)}"
+    return [by for by, _, _, target in network.requests if target.endswith(path)]
+
+
+def test_who_joins_while_somebody_is_introduced_is_introduced_as_well(
+    network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch, a: Homeserver, alice: User, bob: User
+) -> None:
+    """The note of it is there with the commit, a moment before memory knows of the join."""
+    anna = a.register("anna")
+    upload_device_keys(anna)
+    room_id = meet(alice, bob)
+    anna.sync()
+    let_go = hold(a.database, "_write_txn", monkeypatch, is_done=True)
+    joining = anna.start_request("POST", f"/join/{quote(room_id)}", {})
+    assert not joining.answered
+
+    a.server.device_updates.note_newcomers()
+    network.settle()
+    let_go()
+    assert joining.reply().status == 200
+    network.advance(30)
+
+    assert who_asked_for_devices(network, anna) == ["b.test"]
+
+
+def test_who_is_introduced_while_the_members_come_is_so_to_servers_that_come_with_them(
+    network: MemoryNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    a: Homeserver,
+    b: Homeserver,
+    c: Homeserver,
+) -> None:
+    network.altered[ServerName("a.test"), "/send_join/"] = lambda answer: {
+        **answer,
+        "servers_in_room": ["a.test"],
+    }
+    scene = enter_partially(network, a, b, c)
+    dora = b.register("dora")
+    upload_device_keys(dora)
+    let_go = hold(b.database, "_store_introduction", monkeypatch, is_done=False)
+    enter(dora, scene.room_id)
+
+    scene.complete()
+    let_go()
+    network.advance(30)
+
+    assert sorted(who_asked_for_devices(network, dora)) == ["a.test", "c.test"]
