@@ -85,12 +85,19 @@ class PartialStates:
             return True  # entered anew, with its members
         if room.partial.join_nid != partial.join_nid:
             raise RemoteFailure("the room was entered anew")
+        tips = room.tips
         placed = await self._db.read(
             partial_state.list_placed_from, room.room_nid, partial.join_nid
         )
-        found = await self._recalculation.compute(room, told, placed)  # 2
+        try:
+            found = await self._recalculation.compute(room, told, placed)  # 2
+        except LookupError as error:
+            if room.tips != tips:  # it went by events of which it did not know all
+                return False
+            raise RemoteFailure(f"the states since the join are not known: {error}") from error
+        if room.tips != tips:
+            return False
         members = await self._takeover.prepare(room, found.current.state)
-        tips = room.tips
 
         def build(change: RoomChange) -> list[TimelineEvent]:
             if change.room is not room or change.tips != tips:
