@@ -132,7 +132,7 @@ class EventGraph:
         self._graphs: OrderedDict[int, _Graph] = OrderedDict()
 
     async def load(self, room: LiveRoom, event_ids: Collection[EventID]) -> dict[EventID, Node]:
-        """Return those of the events that are stored in this room. Raises TooFarToWalk."""
+        """Return those of the events that are stored here, in this order. Raises TooFarToWalk."""
         found = self.find(room, event_ids)
         missing: list[bytes] = []
         for event_id in event_ids:
@@ -144,10 +144,11 @@ class EventGraph:
             self._check_size(self._graph(room))
             rows = await self._db.read(event_graph.list_by_id, room.room_nid, some)
             found |= {node.event.event_id: node for node in self._take_in(room, rows)}
-        return found | self.find(room, event_ids)  # what has left meanwhile, and what has come
+        found |= self.find(room, event_ids)  # what has left meanwhile, and what has come
+        return {event_id: found[event_id] for event_id in event_ids if event_id in found}
 
     async def load_numbers(self, room: LiveRoom, numbers: Collection[int]) -> dict[int, Node]:
-        """Return those of the events that are stored in this room. Raises TooFarToWalk."""
+        """Return those of the events that are stored here, in this order. Raises TooFarToWalk."""
         by_nid = self._graph(room).by_nid
         found = {number: by_nid[number] for number in numbers if number in by_nid}
         missing = [number for number in numbers if number not in found]
@@ -156,7 +157,8 @@ class EventGraph:
             rows = await self._db.read(event_graph.list_by_number, room.room_nid, some)
             found |= {node.event_nid: node for node in self._take_in(room, rows)}
         by_nid = self._graph(room).by_nid  # what is in `found` may have left, or changed
-        return found | {number: by_nid[number] for number in numbers if number in by_nid}
+        found |= {number: by_nid[number] for number in numbers if number in by_nid}
+        return {number: found[number] for number in numbers if number in found}
 
     async def load_citations(self, room: LiveRoom, numbers: Collection[int], above: int) -> None:
         """Bring what these events cite into memory, and as much again of what follows.

@@ -89,14 +89,7 @@ class PartialStates:
         placed = await self._db.read(
             partial_state.list_placed_from, room.room_nid, partial.join_nid
         )
-        try:
-            found = await self._recalculation.compute(room, told, placed)  # 2
-        except LookupError as error:
-            if room.tips != tips:  # it went by events of which it did not know all
-                return False
-            raise RemoteFailure(f"the states since the join are not known: {error}") from error
-        if room.tips != tips:
-            return False
+        found = await self._recalculation.compute(room, told, placed)  # 2
         members = await self._takeover.prepare(room, found.current.state)
 
         def build(change: RoomChange) -> list[TimelineEvent]:

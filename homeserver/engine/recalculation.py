@@ -55,7 +55,8 @@ class _Run:
     def forget(self, number: int, node: Node) -> None:
         """An event is placed: states that nobody else builds on are not needed any more."""
         if self.flags[number] & (REJECTED | SOFT_FAILED):
-            return  # the parents may become extremities in its place
+            self._kept.update(node.prev_events)  # they may become extremities in its place
+            return
         for parent in node.prev_events:
             if self._last_use.get(parent) == number and parent not in self._kept:
                 self.after.pop(parent, None)

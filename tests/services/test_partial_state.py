@@ -128,6 +128,44 @@ def _cited(stage: RemoteStage, user: str) -> list[tuple[str, str]]:
     return always
 
 
+def test_what_was_said_on_both_sides_at_once_is_judged_by_the_whole_state(
+    stage: RemoteStage,
+) -> None:
+    """Of what is said here the graph in memory knows nothing."""
+    event = join(stage)
+    ours = stage.alice.send(stage.room_id, "just come")
+    theirs = stage.remote.say(stage.creator, "welcome", prev=[event.event_id])
+    assert stage.feed(theirs) == [Outcome.ACCEPTED]
+
+    complete(stage)
+
+    assert {tip.event_id for tip in stage.room.tips} == {ours, theirs.event_id}
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+    assert stage.messages()[-2:] == [ours, theirs.event_id]
+
+
+def test_what_is_refused_beside_what_is_not_leaves_the_extremity_that_is_not(
+    stage: RemoteStage,
+) -> None:
+    """Both build on the join, which would become an extremity in the place of the refused one."""
+    bob = stage.remote.user("bob")
+    cited = stage.remote.make("m.room.message", bob, {"body": "hello"}).auth_events
+    stage.remote.member(stage.creator, "ban", bob)
+    event = join(stage)
+    refused = stage.remote.make(
+        "m.room.message", bob, {"body": "still here"}, prev=[event.event_id], auth=cited
+    )
+    theirs = stage.remote.say(stage.creator, "welcome", prev=[event.event_id])
+    assert stage.feed(refused, theirs) == [Outcome.ACCEPTED, Outcome.ACCEPTED]
+
+    complete(stage)
+
+    assert not stage.room.is_partial
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+    assert refused.event_id not in stage.messages()
+    assert theirs.event_id in {tip.event_id for tip in stage.room.tips}
+
+
 def test_a_partial_room_is_still_one_after_a_restart(stage: RemoteStage) -> None:
     event = join(stage)
 

@@ -8,7 +8,7 @@ server that answered the join is asked first, then others of the room, with grow
 import logging
 from collections.abc import Sequence
 
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 
 from homeserver.background import Background
 from homeserver.clock import Clock, cancel_call
@@ -95,6 +95,11 @@ class PartialJoins:
                     return
             except DatabaseUnavailable as error:
                 logger.warning("Members wait for the database room=%s: %s", room_id, error)
+            except CancelledError:
+                raise
+            except Exception:
+                # Whatever it is: the room must not lack its members until the next restart.
+                logger.exception("Members cannot be learnt room=%s", room_id)
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(rounds, 12), _LAST_PAUSE_SECONDS)
             pause = self._randomness.jitter(pause)
             rounds += 1
