@@ -18,6 +18,7 @@ from homeserver.core.power_levels import PowerLevels, creators_of, parse_level, 
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 
 __all__ = [
+    "LEVEL_KEYS",
     "EventRejected",
     "StateMap",
     "check_auth_events_selection",
@@ -27,7 +28,7 @@ __all__ = [
 
 StateMap = Mapping[tuple[str, str], Event]
 
-_LEVEL_KEYS = (
+LEVEL_KEYS = (
     "users_default",
     "events_default",
     "state_default",
@@ -189,7 +190,7 @@ def _check_power_levels(
     if previous is None:
         return
     own_level = power_levels.user_level(event.sender)
-    for key in _LEVEL_KEYS:
+    for key in LEVEL_KEYS:
         _check_level_change(version, own_level, key, previous.content, content)
     maps = ["events"]
     if version.limit_notifications_power_levels:
@@ -209,7 +210,7 @@ def _check_power_levels(
 def _check_level_types(version: RoomVersion, content: JsonObject) -> None:
     """Refuse what is not a level; before version 10 only `users` is looked at."""
     if version.integer_power_levels:
-        for key in _LEVEL_KEYS:
+        for key in LEVEL_KEYS:
             if key in content and type(content[key]) is not int:
                 raise EventRejected("power_levels.type", f"{key} is not an integer")
         for name in ("events", "notifications"):

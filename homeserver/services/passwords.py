@@ -5,35 +5,34 @@ Invariant: checking a password costs the same whether the account has one or not
 
 from base64 import b64encode
 from collections.abc import Callable
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from homeserver.config import PasswordSection
-from homeserver.errors import LimitExceeded
+from homeserver.services.bounded_threads import BoundedThreads, Threads
+
+__all__ = [
+    "MAX_AT_ONCE",
+    "MAX_WAITING",
+    "InlineThreads",
+    "Passwords",
+    "PooledThreads",
+    "Threads",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_AT_ONCE = 2
 MAX_WAITING = 100
-_RETRY_AFTER_MS = 2000
 _SALT_BYTES = 16
 _HASH_BYTES = 32
-
-
-class Threads(Protocol):
-    """Where long computations run."""
-
-    def call(
-        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Deferred[T]: ...
 
 
 class InlineThreads:
@@ -68,19 +67,23 @@ class Passwords:
             hash_len=_HASH_BYTES,
         )
         self._nobodys = _unmatchable(section)
-        self._threads = threads
-        self._places = DeferredSemaphore(MAX_AT_ONCE)
+        self._threads = BoundedThreads(
+            threads,
+            at_once=MAX_AT_ONCE,
+            max_waiting=MAX_WAITING,
+            refusal="Too many logins at once",
+        )
 
     async def hash(self, password: str) -> str:
         """Raises LimitExceeded when too many are waiting."""
-        return await self._compute(self._hasher.hash, password)
+        return await self._threads.call(self._hasher.hash, password)
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Say whether `stored` is a hash of `password`; None takes as long and is never one.
 
         Raises LimitExceeded when too many are waiting.
         """
-        return await self._compute(self._matches, stored or self._nobodys, password)
+        return await self._threads.call(self._matches, stored or self._nobodys, password)
 
     def is_outdated(self, stored: str) -> bool:
         """Say whether `stored` was made with other costs than the configured ones."""
@@ -91,21 +94,6 @@ class Passwords:
             return self._hasher.verify(stored, password)
         except (VerificationError, InvalidHashError):
             return False
-
-    async def _compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if len(self._places.waiting) >= MAX_WAITING:
-            raise LimitExceeded("Too many logins at once", retry_after_ms=_RETRY_AFTER_MS)
-        await self._places.acquire()
-        answer: Deferred[T] = Deferred()
-
-        def ended(result: T | Failure) -> None:
-            self._places.release()
-            if not answer.called:
-                answer.callback(result)
-
-        # The place is given back when the thread is free again, not when the client hangs up.
-        self._threads.call(function, *args, **kwargs).addBoth(ended)
-        return await answer
 
 
 def _unmatchable(section: PasswordSection) -> str:

@@ -35,7 +35,7 @@ class Stage:
         self.alice: User = a.register("alice")
         self.room_id = self.alice.create_room(preset="public_chat")
         self.policy = FakePolicyServer(network)
-        self.guard = self.policy.guard(self.alice, self.room_id)
+        self.policy.guard(self.alice, self.room_id)
         self.other = HostileServer(network)
         self.join: Event = self.other.join(a, self.room_id)
         network.settle()

@@ -162,11 +162,11 @@ def test_attack_61_input_cannot_be_typed_into_a_terminal(gate: Gate) -> None:
 
 
 def test_attack_61_no_process_of_the_host_is_visible(gate: Gate) -> None:
-    gate.script("for p in /proc/[0-9]*; do cat $p/comm; done | sort -u")
+    gate.script("for p in /proc/[0-9]*; do cat $p/comm; done")
 
     seen = set(gate.output.split())
-    assert "sort" in seen
-    assert seen <= {"bwrap", "sh", "dash", "cat", "sort", "script"}
+    assert seen & {"sh", "dash"}  # the shell that lists them is there whatever else has started
+    assert seen <= {"bwrap", "sh", "dash", "cat", "script"}
 
 
 def test_attack_61_the_gates_memory_cannot_be_opened(gate: Gate) -> None:
