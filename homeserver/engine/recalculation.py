@@ -5,6 +5,7 @@ placed, and refused or not, as if the whole state had been known when it came; w
 meanwhile stays shown.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,8 @@ class _Run:
 
     def forget(self, number: int, node: Node) -> None:
         """An event is placed: states that nobody else builds on are not needed any more."""
+        if number not in self._last_use and number not in self._kept:
+            del self.after[number]  # nobody builds on it, and it is no extremity
         if self.flags[number] & (REJECTED | SOFT_FAILED):
             self._kept.update(node.prev_events)  # they may become extremities in its place
             return
@@ -166,13 +169,17 @@ class Recalculation:
     async def _tips(self, room: LiveRoom, run: _Run) -> tuple[Tip, ...]:
         """Return the extremities, for one that is refused those before it."""
         tips: dict[int, Tip] = {}
-        pending = [tip.event_nid for tip in room.tips]
         known = {tip.event_nid: tip for tip in room.tips}
+        pending = deque(known)
+        seen = set(known)
         while pending:
-            number = pending.pop(0)
+            number = pending.popleft()
             node = (await self._graph.load_numbers(room, [number]))[number]
             if run.flags.get(number, node.flags) & (REJECTED | SOFT_FAILED):
-                pending += [parent for parent in node.prev_events if parent not in tips]
+                # Each once: there may be more ways back than can be gone.
+                parents = dict.fromkeys(p for p in node.prev_events if p not in seen)
+                pending += parents
+                seen.update(parents)
                 continue
             state_nids = run.state_nids.get(number)
             if state_nids is not None:

@@ -98,6 +98,7 @@ class SentTransactions:
             raise
         else:
             self._note(known, key, event_id)
+            self._forget_idle(but=device)
             return event_id
         finally:
             for ended in known.under_way.pop(key):

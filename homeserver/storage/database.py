@@ -291,7 +291,10 @@ class ThreadedDatabase:
 
     def _connect(self) -> Connection:
         connection: Connection = psycopg2.connect(
-            self._url, connect_timeout=_CONNECT_TIMEOUT_SECONDS, **_TCP
+            self._url,
+            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            client_encoding="UTF8",  # PGCLIENTENCODING or the role may ask for another
+            **_TCP,
         )
         connection.autocommit = True
         try:

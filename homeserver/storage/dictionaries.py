@@ -1,4 +1,8 @@
-"""Numbers for texts: users, event types and state slots. The text forms live only here."""
+"""Numbers for texts: users, event types and state slots. The text forms live only here.
+
+What is new is inserted in order: two transactions with the same texts wait for each other, but not
+both at once.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +11,7 @@ from homeserver.storage.query import (
     Txn,
     array_of,
     find_value,
-    insert_many,
+    insert_columns,
     list_tuples,
 )
 
@@ -15,7 +19,7 @@ from homeserver.storage.query import (
 def intern_users(txn: Txn, user_ids: Sequence[UserID]) -> dict[UserID, int]:
     """Return the number of each user id, making those that are new."""
     known = _users(txn, list(dict.fromkeys(user_ids)))
-    missing = [u for u in dict.fromkeys(user_ids) if u not in known]
+    missing = sorted({u for u in user_ids if u not in known})
     if missing:
         made = list_tuples(
             txn,
@@ -52,14 +56,24 @@ def list_user_ids(txn: Txn, user_nids: Sequence[int]) -> dict[int, UserID]:
 
 
 def intern_types(txn: Txn, types: Sequence[str]) -> dict[str, int]:
-    wanted = list(dict.fromkeys(types))
-    insert_many(
-        txn,
-        "INSERT INTO event_types (type) VALUES %s ON CONFLICT DO NOTHING",
-        [(t,) for t in wanted],
-    )
+    """Return the number of each event type, making those that are new."""
+    known = _types(txn, list(dict.fromkeys(types)))
+    missing = sorted({t for t in types if t not in known})
+    if missing:
+        insert_columns(
+            txn,
+            """
+            INSERT INTO event_types (type) SELECT * FROM unnest(%s::text[])
+            ON CONFLICT DO NOTHING""",
+            [(t,) for t in missing],
+        )
+        known |= _types(txn, missing)
+    return known
+
+
+def _types(txn: Txn, types: list[str]) -> dict[str, int]:
     rows = list_tuples(
-        txn, "SELECT type, type_nid FROM event_types WHERE type = ANY(%s)", (wanted,)
+        txn, "SELECT type, type_nid FROM event_types WHERE type = ANY(%s::text[])", (types,)
     )
     return dict(rows)
 
@@ -70,7 +84,7 @@ def intern_slots(
     """Return the number of each (type, state key); `types` holds every type named."""
     wanted = {(types[t], key): (t, key) for t, key in slots}
     known = _slots(txn, list(wanted))
-    missing = [slot for slot in wanted if slot not in known]
+    missing = sorted(slot for slot in wanted if slot not in known)
     if missing:
         made = list_tuples(
             txn,

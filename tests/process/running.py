@@ -25,7 +25,11 @@ class Process:
 
     def start(self) -> None:
         self.running = start_homeserver(self._directory, self.port, self._sections)
-        wait_until_up(self.running, self.base_url, self._directory)
+        try:
+            wait_until_up(self.running, self.base_url, self._directory)
+        except BaseException:
+            self.stop()
+            raise
 
     def kill(self) -> None:
         self.running.send_signal(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Rooms joined with members left out of the state, and learning them later."""
 
+import tracemalloc
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from homeserver.engine.remote_joins import PartialJoin
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
 from tests.homeserver import Homeserver
-from tests.remote_room import RemoteStage
+from tests.remote_room import RemoteStage, begin_room
 
 SERVERS = [ServerName("remote.test"), ServerName("third.test")]
 LAZY = '{"room":{"state":{"lazy_load_members":true}}}'
@@ -126,6 +127,62 @@ def _cited(stage: RemoteStage, user: str) -> list[tuple[str, str]]:
     if not stage.remote.version.room_id_is_create_hash:
         always.insert(0, ("m.room.create", ""))
     return always
+
+
+def test_attack_5_to_what_was_before_the_refused_one_way_back_is_gone(stage: RemoteStage) -> None:
+    """With each further pair, which both name both of the last, the ways are twice as many."""
+    bob = stage.remote.user("bob")
+    cited = stage.remote.make("m.room.message", bob, {"body": "hello"}).auth_events
+    stage.remote.member(stage.creator, "ban", bob)
+    event = join(stage)
+    last = [event.event_id]
+    for number in range(40):
+        pair = [
+            stage.remote.make(
+                "m.room.message", bob, {"body": f"{side}{number}"}, prev=last, auth=cited
+            )
+            for side in "ab"
+        ]
+        assert stage.feed(*pair) == [Outcome.ACCEPTED, Outcome.ACCEPTED]
+        last = [one.event_id for one in pair]
+
+    complete(stage)
+
+    assert {tip.event_id for tip in stage.room.tips} == {event.event_id}
+
+
+def peak_of_completing(stage: RemoteStage, forks: int) -> int:
+    """Return the bytes that it takes where so many states are side by side after the join."""
+    remote = stage.remote
+    for number in range(250):
+        remote.join(remote.user(f"member-{number}"))
+    event = join(stage)
+    cited = remote.join(remote.user("member-0")).auth_events
+    for number in range(forks):
+        named = remote.make(
+            "m.room.member",
+            remote.user("member-0"),
+            {"membership": "join", "displayname": f"{number}"},
+            state_key=remote.user("member-0"),
+            prev=[event.event_id],
+            auth=cited,
+        )
+        assert stage.feed(named) == [Outcome.ACCEPTED]
+    tracemalloc.start()
+    complete(stage)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_attack_5_states_that_nobody_builds_on_are_not_kept(homeserver: Homeserver) -> None:
+    stage = RemoteStage(homeserver, "11")
+    few = peak_of_completing(stage, 20)
+    stage.remote = begin_room("12")
+
+    many = peak_of_completing(stage, 320)
+
+    assert many < 1.3 * few
 
 
 def test_what_was_said_on_both_sides_at_once_is_judged_by_the_whole_state(

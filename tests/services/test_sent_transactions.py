@@ -74,6 +74,21 @@ def test_devices_that_are_idle_are_forgotten_and_those_that_send_are_not(
     )
 
 
+def test_devices_that_are_idle_are_forgotten_though_no_other_comes(
+    sent: SentTransactions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sent_transactions, "_MAX_IN_ALL", 3)
+    tablet = (DEVICE[0], DeviceID("TABLET"))
+    for device in (tablet, DEVICE):
+        result_of(once(sent, "first", answering("$first"), device))
+
+    for number in range(3):
+        result_of(once(sent, f"{number}", answering(f"${number}")))
+
+    assert result_of(once(sent, "first", answering("$again"))) == "$first"
+    assert result_of(once(sent, "first", answering("$unknown"), tablet)) == "$unknown"
+
+
 def test_a_transaction_that_has_failed_is_tried_again(sent: SentTransactions) -> None:
     failed = once(sent, "failed", failing)
     failed.addErrback(lambda failure: failure.trap(ConnectionError) and None)

@@ -72,6 +72,10 @@ def ask_urgently(txn: Txn) -> int:
     return fetch_value(txn, int, "SELECT 2")
 
 
+def repeat(txn: Txn, text: str) -> str:
+    return fetch_value(txn, str, "SELECT %s::text", (text,))
+
+
 def wait_for_lock(txn: Txn) -> int:
     execute(txn, "SELECT pg_advisory_xact_lock(77)")
     return 3
@@ -260,3 +264,15 @@ def test_a_lost_lock_is_taken_again_while_nobody_else_has_it(
     with pytest.raises(module.DatabaseTaken):
         DatabaseOwnership(postgres_url)
     owner.release()
+
+
+def test_texts_are_what_they_were_whatever_encoding_the_surroundings_ask_for(
+    monkeypatch: pytest.MonkeyPatch, loop: Loop, postgres_url: str
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    pool = ThreadedDatabase(loop, postgres_url, threads=3, urgent=[])
+
+    found = loop.result(pool.run(repeat, "\U0001f600 ü"))
+
+    pool.close()
+    assert found == "\U0001f600 ü"

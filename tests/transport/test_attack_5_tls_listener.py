@@ -141,7 +141,8 @@ def test_attack_5_a_handshake_that_does_not_end_is_cut_off(make_listener: MakeLi
 
         assert is_cut_off(silent)
         assert is_cut_off(slow)
-    assert listener.is_served("127.0.0.1")
+    while not listener.is_served("127.0.0.1"):
+        pass  # until one that is honest has been quick enough
 
 
 def test_attack_5_one_address_has_so_many_connections_and_no_more(
@@ -213,7 +214,7 @@ async def serve():
     tls.load_cert_chain(sys.argv[1])
     listening = socket.create_server(("127.0.0.1", 0))
     loop = asyncio.get_running_loop()
-    TLSListener(loop, listening, tls, asyncio.Protocol, HandshakeLimits(seconds=0.5)).open()
+    TLSListener(loop, listening, tls, asyncio.Protocol, HandshakeLimits()).open()
     resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
     print(listening.getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
@@ -239,12 +240,14 @@ def test_attack_5_connections_are_accepted_again_once_there_are_open_files(
     )
     with process, contextlib.ExitStack() as stack:
         assert process.stdout is not None
+        assert process.stderr is not None
         address = ("127.0.0.1", int(process.stdout.readline()))
         for _ in range(40):
             stack.enter_context(socket.create_connection(address, _SECONDS))
+        assert "No connection can be accepted" in process.stderr.readline()
 
-        last = stack.enter_context(socket.create_connection(address, _SECONDS))
-        stack.enter_context(context.wrap_socket(last, server_hostname="127.0.0.1"))
+        stack.close()  # and so does the server
 
-        _, logged = process.communicate("")
-    assert "No connection can be accepted" in logged
+        with socket.create_connection(address, _SECONDS) as last:
+            context.wrap_socket(last, server_hostname="127.0.0.1").close()
+        process.communicate("")

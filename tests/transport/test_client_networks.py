@@ -13,10 +13,14 @@ from homeserver.transport.client_networks import network_of, stranger_at
         ("2a00:1450:1:2:ffff:ffff:ffff:ffff", "2a00:1450:1:2::"),
         ("2a00:1450:1:3::3", "2a00:1450:1:3::"),
         ("fe80::1%eth0", "fe80::"),
+        ("9.9.9.9:41000", "9.9.9.9"),
+        ("[2a00:1450:1:2::3]:41000", "2a00:1450:1:2::"),
+        ("[fe80::1%eth0]", "fe80::"),
+        ("::ffff:9.9.9.9", "9.9.9.9"),
         ("unknown", "unknown"),
     ],
 )
-def test_of_an_ipv6_address_the_network_counts(address: str, network: str) -> None:
+def test_the_address_counts_and_of_an_ipv6_one_the_network(address: str, network: str) -> None:
     assert network_of(address) == network
 
 
