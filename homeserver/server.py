@@ -88,7 +88,7 @@ from homeserver.services.aggregations import Aggregations
 from homeserver.services.appservice_ping import AppservicePing
 from homeserver.services.appservice_sender import AppserviceSender
 from homeserver.services.appservices import Appservices
-from homeserver.services.bounded_threads import BoundedThreads
+from homeserver.services.bounded_threads import BoundedThreads, Threads
 from homeserver.services.client_events import ClientEvents
 from homeserver.services.cross_signing import CrossSigning
 from homeserver.services.delayed_events import DelayedEvents, Limits
@@ -153,7 +153,7 @@ from homeserver.services.new_rooms import NewRooms, Origin, delete_unfinished_tx
 from homeserver.services.notifications import Notifications
 from homeserver.services.openid import OpenID
 from homeserver.services.own_keys import OwnKeys
-from homeserver.services.passwords import Passwords, Threads
+from homeserver.services.passwords import Passwords
 from homeserver.services.presence import Presence
 from homeserver.services.profile_propagation import ProfilePropagation
 from homeserver.services.profiles import Profiles
@@ -181,6 +181,7 @@ from homeserver.services.sliding_sync.room_list import RoomList
 from homeserver.services.sliding_sync.room_results import RoomResults
 from homeserver.services.sliding_sync.service import Parts, SlidingSync
 from homeserver.services.spaces import Spaces
+from homeserver.services.sync.lacking_state import LackingState
 from homeserver.services.sync.room_extras import RoomExtras
 from homeserver.services.sync.rooms import RoomParts
 from homeserver.services.sync.service import Sync, Waiting
@@ -603,7 +604,8 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     upgrades = RoomUpgrades(database, live_rooms, access, author, new_rooms, succession)
 
     waiting = Waiting(notifier, clock, sessions.check_goes_on)
-    room_parts = RoomParts(database, live_rooms, states, timeline, room_state, aggregations)
+    lacking = LackingState(live_rooms, states, room_state)
+    room_parts = RoomParts(database, live_rooms, timeline, lacking, aggregations)
     user_parts = UserParts(
         user_rooms,
         to_device,

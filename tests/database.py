@@ -1,9 +1,10 @@
 """The database of tests: a real PostgreSQL, run inline, everything rolled back after each test."""
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
+import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -60,6 +61,37 @@ class InlineDatabase:
 
     def close(self) -> None:
         self._connection.rollback()
+
+
+def hold(
+    database: InlineDatabase, name: str, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
+) -> Callable[[], None]:
+    """Let transactions of this name wait; return what lets them go on.
+
+    is_done  it is their answers that wait
+    """
+    run = database.run
+    held: list[Callable[[], object]] = []
+
+    def run_later(function: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        if function.__name__ != name:
+            return run(function, *args, **kwargs)
+        answer: Deferred[Any] = Deferred()
+        if is_done:
+            done = run(function, *args, **kwargs)
+            held.append(lambda: done.chainDeferred(answer))
+        else:
+            held.append(lambda: run(function, *args, **kwargs).chainDeferred(answer))
+        return answer
+
+    def let_go() -> None:
+        monkeypatch.undo()
+        assert held, "nothing waits"
+        for one in held:
+            one()
+
+    monkeypatch.setattr(database, "run", run_later)
+    return let_go
 
 
 class _Counted:

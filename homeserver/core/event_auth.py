@@ -14,11 +14,16 @@ from homeserver.core.events import Event
 from homeserver.core.identifiers import parse_user_id, server_name_of
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.membership_auth import check_membership
-from homeserver.core.power_levels import PowerLevels, creators_of, parse_level, power_levels_of
+from homeserver.core.power_levels import (
+    DEFAULT_LEVELS,
+    PowerLevels,
+    creators_of,
+    parse_level,
+    power_levels_of,
+)
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 
 __all__ = [
-    "LEVEL_KEYS",
     "EventRejected",
     "StateMap",
     "check_auth_events_selection",
@@ -27,16 +32,6 @@ __all__ = [
 ]
 
 StateMap = Mapping[tuple[str, str], Event]
-
-LEVEL_KEYS = (
-    "users_default",
-    "events_default",
-    "state_default",
-    "ban",
-    "redact",
-    "kick",
-    "invite",
-)
 
 
 def check_event_auth(event: Event, state: StateMap) -> None:
@@ -190,7 +185,7 @@ def _check_power_levels(
     if previous is None:
         return
     own_level = power_levels.user_level(event.sender)
-    for key in LEVEL_KEYS:
+    for key in DEFAULT_LEVELS:
         _check_level_change(version, own_level, key, previous.content, content)
     maps = ["events"]
     if version.limit_notifications_power_levels:
@@ -210,7 +205,7 @@ def _check_power_levels(
 def _check_level_types(version: RoomVersion, content: JsonObject) -> None:
     """Refuse what is not a level; before version 10 only `users` is looked at."""
     if version.integer_power_levels:
-        for key in LEVEL_KEYS:
+        for key in DEFAULT_LEVELS:
             if key in content and type(content[key]) is not int:
                 raise EventRejected("power_levels.type", f"{key} is not an integer")
         for name in ("events", "notifications"):

@@ -11,12 +11,19 @@ from homeserver.core.events import Event
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import RoomVersion
 
-__all__ = ["CREATOR_LEVEL", "PowerLevels", "creators_of", "parse_level", "power_levels_of"]
+__all__ = [
+    "CREATOR_LEVEL",
+    "DEFAULT_LEVELS",
+    "PowerLevels",
+    "creators_of",
+    "parse_level",
+    "power_levels_of",
+]
 
 CREATOR_LEVEL = 2**63
 """Stands for infinity: the level of creators from version 12 on, above every level there is."""
 
-_DEFAULT_LEVELS = {
+DEFAULT_LEVELS = {
     "users_default": 0,
     "events_default": 0,
     "state_default": 50,
@@ -57,7 +64,7 @@ class PowerLevels:
         content = {} if power_levels_event is None else power_levels_event.content
         levels = {
             key: _level_or(version, content.get(key), default)
-            for key, default in _DEFAULT_LEVELS.items()
+            for key, default in DEFAULT_LEVELS.items()
         }
         self.users_default = levels["users_default"]
         self.events_default = levels["events_default"]

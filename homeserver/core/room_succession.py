@@ -9,9 +9,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from homeserver.core.canonical_json import MAX_INTEGER, is_canonical_json_value
-from homeserver.core.event_auth import LEVEL_KEYS
 from homeserver.core.json_types import JsonObject, JsonValue
-from homeserver.core.power_levels import parse_level
+from homeserver.core.power_levels import DEFAULT_LEVELS, parse_level
 from homeserver.core.push_rules import PushRuleKind, Ruleset
 from homeserver.core.room_versions import RoomVersion
 
@@ -149,7 +148,7 @@ def _readable(version: RoomVersion, levels: JsonObject) -> JsonObject:
     """Return the levels with integers only, and whatever else has a canonical form."""
     readable: JsonObject = {}
     for key, value in levels.items():
-        if key in LEVEL_KEYS:
+        if key in DEFAULT_LEVELS:
             level = parse_level(version, value)
             if level is not None:
                 readable[key] = _within_range(level)
@@ -171,7 +170,7 @@ def _within_range(level: int) -> int:
 
 
 def _all_levels(content: JsonObject) -> list[int]:
-    values = [content.get(key) for key in LEVEL_KEYS]
+    values = [content.get(key) for key in DEFAULT_LEVELS]
     for name in _LEVEL_MAPS:
         values += _map_of(content, name).values()
     return [0, *(value for value in values if type(value) is int)]

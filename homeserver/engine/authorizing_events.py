@@ -14,8 +14,8 @@ from homeserver.core.errors import EventMalformed, EventRejected, MissingEvent, 
 from homeserver.core.event_auth import check_auth_events_selection, check_event_auth
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
-from homeserver.engine.event_graph import EventGraph, Node
-from homeserver.engine.event_rows import node_of, place_of, will_store
+from homeserver.engine.event_graph import EventGraph, Node, node_of
+from homeserver.engine.event_rows import place_of, will_store
 from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.pdu_checks import PDUChecks
 from homeserver.engine.received_events import Moved, Outlier, ReceivedEvents

@@ -25,6 +25,7 @@ from homeserver.storage.events import (
     OUTLIER,
     REJECTED,
     SOFT_FAILED,
+    NewEvent,
     decode_event_id,
     encode_event_id,
 )
@@ -64,6 +65,18 @@ class Node:
     def is_hidden(self) -> bool:
         """Clients do not see it, and events made here do not build on it."""
         return bool(self.flags & (OUTLIER | REJECTED | SOFT_FAILED))
+
+
+def node_of(event: Event, row: GraphEvent | NewEvent) -> Node:
+    return Node(
+        event,
+        row.event_nid,
+        row.flags,
+        row.state_before,
+        row.state_after,
+        row.prev_events,
+        row.auth_events,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,15 +326,7 @@ class EventGraph:
             if newer is not None:  # committed since it was read, perhaps
                 nodes.append(newer)
                 continue
-            node = Node(
-                restore_event(room.version, event_id, row.pdu),
-                row.event_nid,
-                row.flags,
-                row.state_before,
-                row.state_after,
-                row.prev_events,
-                row.auth_events,
-            )
+            node = node_of(restore_event(room.version, event_id, row.pdu), row)
             graph.add(node)
             nodes.append(node)
         return nodes

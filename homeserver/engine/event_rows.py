@@ -8,7 +8,6 @@ from collections.abc import Collection, Sequence
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.event_graph import Node
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.room_change import RoomChange
 from homeserver.engine.timeline_event import TimelineEvent
@@ -91,18 +90,6 @@ def note_parents(change: RoomChange, row: NewEvent, missing: Sequence[EventID]) 
         change.received.missing_parents.append(
             MissingParent(room.room_nid, row.event_nid, stored_id)
         )
-
-
-def node_of(event: Event, row: NewEvent) -> Node:
-    return Node(
-        event,
-        row.event_nid,
-        row.flags,
-        row.state_before,
-        row.state_after,
-        row.prev_events,
-        row.auth_events,
-    )
 
 
 def place_of(row: NewEvent) -> StatePlace:

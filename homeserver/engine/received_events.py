@@ -16,8 +16,8 @@ from homeserver.core.events import MAX_PREV_EVENTS, Event, redact_event
 from homeserver.core.identifiers import EventID, UserID
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary, Slot
-from homeserver.engine.event_graph import Node
-from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
+from homeserver.engine.event_graph import Node, node_of
+from homeserver.engine.event_rows import find_event, make_row, note_parents, slot_number
 from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.not_loaded import NotLoaded, Wanted
 from homeserver.engine.room_change import EventTemplate, RoomChange, RoomChanges

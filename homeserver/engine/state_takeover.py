@@ -12,8 +12,8 @@ from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID, ServerName, UserID, server_name_of
 from homeserver.core.state_map import REMOVED, State
 from homeserver.engine.dictionary import Dictionary
-from homeserver.engine.event_graph import EventGraph, Node
-from homeserver.engine.event_rows import find_event, make_row, node_of, note_parents, slot_number
+from homeserver.engine.event_graph import EventGraph, Node, node_of
+from homeserver.engine.event_rows import find_event, make_row, note_parents, slot_number
 from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.members import Member
 from homeserver.engine.not_loaded import NotLoaded, Wanted

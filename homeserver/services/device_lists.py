@@ -19,7 +19,7 @@ from homeserver.engine.stream_writer import StreamWriter
 from homeserver.engine.streams import Streams
 from homeserver.engine.user_rooms import UserRooms
 from homeserver.errors import MatrixError
-from homeserver.services.sync.token import current_token, parse_token
+from homeserver.services.sync.token import parse_token
 from homeserver.storage import cross_signing_keys, device_keys, device_lists, device_updates
 from homeserver.storage.database import Database
 from homeserver.storage.dictionaries import find_user_nid
@@ -146,16 +146,12 @@ class DeviceLists:
             lambda position: self._db.run(_settle_devices, position, user_id, device_ids),
         )
 
-    async def changed_since(
-        self, user_id: UserID, since: int, up_to: int, sharing_users: Collection[UserID]
-    ) -> tuple[list[UserID], list[UserID]]:
-        """Return (changed, left): users whose keys changed after `since`, and nobody.
+    async def changed_since(self, user_id: UserID, since: int) -> list[UserID]:
+        """Return those whose keys changed after `since`, among those who share a room.
 
-        A later change than `up_to` may be told already; it is told again then. Whoever is left
-        behind is found by the memberships, see `members_since`.
+        What changes after a token is made may be told with it already; it is told again then.
         """
-        del up_to
-        sharing = {user_id, *sharing_users}
+        sharing = {user_id, *await self._user_rooms.sharing_users(user_id)}
         changed = self._changed.since(since, sharing)
         if changed is None:
             changed = await self._db.read(device_lists.list_changed_since, since, list(sharing))
@@ -163,7 +159,7 @@ class DeviceLists:
         if signer is None or signer:
             signed = await self._db.read(cross_signing_keys.list_signed_since, user_id, since)
             changed += [other for other in signed if other not in changed]
-        return changed, []
+        return changed
 
     async def changes_between(
         self, user_id: UserID, from_token: str, to_token: str
@@ -172,13 +168,9 @@ class DeviceLists:
 
         What happened after `to_token` is told, too: it only says how far the client has come.
         """
-        now = current_token(self._streams)
         parse_token(to_token, self._streams)
         since = parse_token(from_token, self._streams)
-        sharing = await self._user_rooms.sharing_users(user_id)
-        changed, _ = await self.changed_since(
-            user_id, since.device_lists, now.device_lists, sharing
-        )
+        changed = await self.changed_since(user_id, since.device_lists)
         met, left = await self.members_since(user_id, since.events)
         return sorted(met.union(changed)), sorted(left)
 

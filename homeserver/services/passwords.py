@@ -17,15 +17,6 @@ from twisted.python.threadpool import ThreadPool
 from homeserver.config import PasswordSection
 from homeserver.services.bounded_threads import BoundedThreads, Threads
 
-__all__ = [
-    "MAX_AT_ONCE",
-    "MAX_WAITING",
-    "InlineThreads",
-    "Passwords",
-    "PooledThreads",
-    "Threads",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

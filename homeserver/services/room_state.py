@@ -4,7 +4,7 @@ spec: client-server-api/#getting-events-for-a-room, v1.19. A user who has left s
 was when he left.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from homeserver.core.identifiers import RoomID, UserID
 from homeserver.engine.live_room import MEMBER, LiveRoom
@@ -18,7 +18,13 @@ from homeserver.storage import events
 from homeserver.storage.database import Database
 from homeserver.storage.memberships import Profile
 
-_MEMBERS_AT_ONCE = 1_000
+READ_AT_ONCE = 500
+"""Events of a state: all those of a large room would take hundreds of megabytes."""
+
+
+def has_many_unread(room: LiveRoom) -> bool:
+    """Tell whether most of the room's state is not in memory, and too much to be there at once."""
+    return len(room.members) - len(room.member_events) > READ_AT_ONCE
 
 
 class RoomState:
@@ -36,12 +42,24 @@ class RoomState:
         self._access = access
         self._timeline = timeline
 
-    async def list_state(self, user_id: UserID, room_id: RoomID) -> list[TimelineEvent]:
-        """Raises Forbidden, ServiceUnavailable while members are not known."""
+    async def list_state(
+        self, user_id: UserID, room_id: RoomID
+    ) -> AsyncIterator[list[TimelineEvent]]:
+        """Give the state, some events at a time.
+
+        Raises Forbidden, ServiceUnavailable while members are not known.
+        """
         readable = await self._access.access_whole_readable(user_id, room_id)
-        if readable.up_to is None:
-            return await self._live_rooms.list_state(readable.room, with_members=True)
-        return await self._state_at_leave(readable)
+        room = readable.room
+        if readable.up_to is not None:
+            numbers = await self._list_numbers(room, await self._state_number_at_leave(readable))
+        elif has_many_unread(room):
+            numbers = list(room.state.values())
+        else:
+            yield await self._live_rooms.list_state(room, with_members=True)
+            return
+        async for some in self.load_in_parts(room, numbers):
+            yield some
 
     async def get_state(
         self, user_id: UserID, room_id: RoomID, event_type: str, state_key: str
@@ -89,21 +107,19 @@ class RoomState:
 
         readable = await self._access.access_whole_readable(user_id, room_id)
         room = readable.room
-        if at is None and readable.up_to is None:
-            users = list(room.members)
-            for start in range(0, len(users), _MEMBERS_AT_ONCE):
-                some = users[start : start + _MEMBERS_AT_ONCE]
-                yield list(filter(wanted, await self._live_rooms.list_member_events(room, some)))
-            return
         if at is not None:
             state_nid = await self._timeline.state_at(user_id, readable, at)
+            numbers = await self._list_numbers(room, state_nid)
+        elif readable.up_to is not None:
+            numbers = await self._list_numbers(room, await self._state_number_at_leave(readable))
+        elif has_many_unread(room):
+            numbers = [member.member_event for member in room.members.values()]
         else:
-            state_nid = await self._state_number_at_leave(readable)
-        state = {} if state_nid is None else await self._states.load_state(room.room_nid, state_nid)
-        numbers = list(state.values())
-        for start in range(0, len(numbers), _MEMBERS_AT_ONCE):
-            part = numbers[start : start + _MEMBERS_AT_ONCE]
-            yield list(filter(wanted, await self.load_events(room, part, only=MEMBER)))
+            members = await self._live_rooms.list_member_events(room, list(room.members))
+            yield list(filter(wanted, members))
+            return
+        async for part in self.load_in_parts(room, numbers):
+            yield [event for event in part if event.type == MEMBER and wanted(event)]
 
     async def list_members_of(
         self, user_id: UserID, room_id: RoomID, wanted: Collection[UserID]
@@ -141,8 +157,30 @@ class RoomState:
         self, room: LiveRoom, state_nid: int, *, only: str | None = None
     ) -> list[TimelineEvent]:
         """Return a historic state; `only` one event type if given."""
-        state = await self._states.load_state(room.room_nid, state_nid)
-        return await self.load_events(room, state.values(), only=only)
+        return await self.load_events(room, await self._list_numbers(room, state_nid), only=only)
+
+    async def _list_numbers(self, room: LiveRoom, state_nid: int | None) -> list[int]:
+        if state_nid is None:
+            return []
+        return list((await self._states.load_state(room.room_nid, state_nid)).values())
+
+    async def number_at(self, room: LiveRoom, position: int) -> int | None:
+        """Return the state after the newest event up to a position of the events stream."""
+        if room.tail is not None and position >= room.last_event:
+            return room.tail.state_nid
+        for event in reversed(room.recent):
+            if event.event_nid <= position:
+                return event.state_after if event.room_state is None else event.room_state
+        rows = await self._db.read(events.list_stream_backwards, room.room_nid, position, 0, 1)
+        if not rows:
+            return None
+        return rows[0].state_after if rows[0].room_state is None else rows[0].room_state
+
+    async def load_in_parts(
+        self, room: LiveRoom, event_nids: Sequence[int]
+    ) -> AsyncIterator[list[TimelineEvent]]:
+        for start in range(0, len(event_nids), READ_AT_ONCE):
+            yield await self.load_events(room, event_nids[start : start + READ_AT_ONCE])
 
     async def load_events(
         self, room: LiveRoom, event_nids: Collection[int], *, only: str | None = None

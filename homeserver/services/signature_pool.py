@@ -10,7 +10,7 @@ from homeserver.background import gather
 from homeserver.core.errors import SignatureInvalid
 from homeserver.core.events import Event, check_event_signature
 from homeserver.core.identifiers import ServerName
-from homeserver.services.passwords import Threads
+from homeserver.services.bounded_threads import Threads
 
 _AT_ONCE = 8
 """So many are checked in the reactor."""

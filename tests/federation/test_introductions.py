@@ -1,50 +1,16 @@
 """Local users of whom other servers have yet to hear, while rooms and members change."""
 
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.core.identifiers import ServerName
 from tests.api.signed_keys import upload_device_keys
-from tests.database import InlineDatabase
+from tests.database import hold
 from tests.federation.meeting import enter, meet
 from tests.federation.network import MemoryNetwork
 from tests.federation.partial_rooms import enter_partially
 from tests.homeserver import Homeserver, User
-
-
-def hold(
-    database: InlineDatabase, name: str, monkeypatch: pytest.MonkeyPatch, *, is_done: bool
-) -> Callable[[], None]:
-    """Let transactions of this name wait; return what lets them go on.
-
-    is_done  it is their answers that wait
-    """
-    run = database.run
-    held: list[Callable[[], object]] = []
-
-    def run_later(function: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        if function.__name__ != name:
-            return run(function, *args, **kwargs)
-        answer: Deferred[Any] = Deferred()
-        if is_done:
-            done = run(function, *args, **kwargs)
-            held.append(lambda: done.chainDeferred(answer))
-        else:
-            held.append(lambda: run(function, *args, **kwargs).chainDeferred(answer))
-        return answer
-
-    def let_go() -> None:
-        monkeypatch.undo()
-        assert held, "nothing waits"
-        for one in held:
-            one()
-
-    monkeypatch.setattr(database, "run", run_later)
-    return let_go
 
 
 def who_asked_for_devices(network: MemoryNetwork, user: User) -> list[str]:

@@ -1,44 +1,18 @@
 """Events whose place is taken before they are stored, and that others overtake meanwhile."""
 
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from homeserver.config import LimitsSection
 from homeserver.core.identifiers import ServerName
 from homeserver.services.federation.transmission import MAX_PDUS
-from homeserver.storage import outgoing_events
-from tests.database import InlineDatabase
+from tests.database import hold
 from tests.federation.asking import ask
 from tests.federation.conftest import MakeServer
 from tests.federation.meeting import meet, texts
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import PendingReply, User
-
-
-def hold_relayed(database: InlineDatabase, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Let what is passed on wait before it is stored; return what lets it go on."""
-    run = database.run
-    held: list[Callable[[], object]] = []
-
-    def run_later(function: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        if function is not outgoing_events.insert_outgoing:
-            return run(function, *args, **kwargs)
-        answer: Deferred[Any] = Deferred()
-        held.append(lambda: run(function, *args, **kwargs).chainDeferred(answer))
-        return answer
-
-    monkeypatch.setattr(database, "run", run_later)
-
-    def let_go() -> None:
-        assert held, "nothing waits"
-        for one in held:
-            one()
-
-    return let_go
 
 
 def begin_join(network: MemoryNetwork, bob: User, carol: User, room_id: str) -> PendingReply:
@@ -67,7 +41,7 @@ def test_who_joins_is_told_of_though_something_later_was_told_first(
 ) -> None:
     a = alice.homeserver
     room_id, other = meet(alice, bob), meet(alice, bob)
-    let_go = hold_relayed(a.database, monkeypatch)
+    let_go = hold(a.database, "insert_outgoing", monkeypatch, is_done=False)
     joining = begin_join(network, bob, carol, room_id)
     assert not joining.answered
     alice.send(other, "told at once")
@@ -96,7 +70,7 @@ def test_who_joins_a_room_that_leaves_memory_meanwhile_is_told_of(
     a = make_server("a.test", limits=LimitsSection(live_rooms_bytes=1))
     alice = a.register("alice")
     room_id, other = meet(alice, bob), alice.create_room()
-    let_go = hold_relayed(a.database, monkeypatch)
+    let_go = hold(a.database, "insert_outgoing", monkeypatch, is_done=False)
     joining = begin_join(network, bob, carol, room_id)
     alice.send(other, "puts the room out of memory")
     a.database.fail_on = "FROM rooms"
@@ -122,7 +96,7 @@ def test_a_server_met_meanwhile_is_told_of_what_was_begun_before(
     room_id, other = meet(alice, bob), meet(alice, bob)
     network.advance(400)
     assert not a.server.federation_sender.list_queues()
-    let_go = hold_relayed(a.database, monkeypatch)
+    let_go = hold(a.database, "insert_outgoing", monkeypatch, is_done=False)
     joining = begin_join(network, bob, carol, room_id)
     network.cut.add(frozenset({a.name, bob.homeserver.name}))
     alice.send(other, "cannot be told")
@@ -149,7 +123,7 @@ def test_who_joins_is_told_of_before_the_many_that_wait(
 ) -> None:
     a = alice.homeserver
     room_id, other = meet(alice, bob), meet(alice, bob)
-    let_go = hold_relayed(a.database, monkeypatch)
+    let_go = hold(a.database, "insert_outgoing", monkeypatch, is_done=False)
     joining = begin_join(network, bob, carol, room_id)
     network.hold("b.test", "/send/")
     for number in range(2 * MAX_PDUS):
@@ -181,7 +155,7 @@ def test_who_catches_up_does_not_miss_what_was_said_while_something_earlier_was_
     network.cut.add(frozenset({a.name, bob.homeserver.name}))
     alice.send(room_id, "he is behind")
     network.advance(100)
-    let_go = hold_relayed(a.database, monkeypatch)
+    let_go = hold(a.database, "insert_outgoing", monkeypatch, is_done=False)
     joining = begin_join(network, bob, carol, room_id)
     alice.send(other, "not to be missed")
     network.cut.discard(frozenset({a.name, bob.homeserver.name}))

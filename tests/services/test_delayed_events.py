@@ -20,7 +20,7 @@ from tests.api.delaying import (
     start,
     texts,
 )
-from tests.database import InlineDatabase
+from tests.database import InlineDatabase, hold
 from tests.faults import each_fault
 from tests.homeserver import START_MS, Homeserver, User
 
@@ -98,19 +98,11 @@ def test_what_is_stored_when_its_delay_is_over_already_is_sent(
     room_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = database.run
-    busy: Deferred[None] = Deferred()
-
-    def wait(function: Any, *args: Any, **options: Any) -> Deferred[Any]:
-        if function.__name__ != "_schedule_txn":
-            return run(function, *args, **options)
-        return busy.addCallback(lambda _: run(function, *args, **options))
-
-    monkeypatch.setattr(database, "run", wait)
+    let_go = hold(database, "_schedule_txn", monkeypatch, is_done=False)
     path = f"/_matrix/client/v3/rooms/{quote(room_id)}/send/m.room.message/t"
     pending = alice.start_request("PUT", path, {"body": "soon"}, query={DELAY: 5})
     server.advance(1)
-    busy.callback(None)
+    let_go()
     assert pending.reply().status == 200
     server.advance(0.1)
 

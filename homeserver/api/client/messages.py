@@ -203,8 +203,9 @@ class TimelineAPI:
 
     @endpoint("getRoomState", "GET", "/_matrix/client/v3/rooms/{roomId}/state", auth=Auth.CLIENT)
     async def get_room_state(self, requester: Requester, room_id: RoomID) -> RawJSON:
-        found = await self._state.list_state(requester.user_id, room_id)
-        jsons = await self._aggregations.render_state(requester, room_id, found)
+        jsons: list[bytes] = []
+        async for found in self._state.list_state(requester.user_id, room_id):
+            jsons += await self._aggregations.render_state(requester, room_id, found)
         return RawJSON(b"[" + b",".join(jsons) + b"]")
 
     @endpoint(

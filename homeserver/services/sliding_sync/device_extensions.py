@@ -65,11 +65,7 @@ class DeviceExtensions:
         changed: set[UserID] = set()
         gone: set[UserID] = set()
         if since.device_lists < now.device_lists:  # 1
-            sharing = await self._user_rooms.sharing_users(user_id)
-            with_new_keys, _ = await self._device_lists.changed_since(
-                user_id, since.device_lists, now.device_lists, sharing
-            )
-            changed |= set(with_new_keys)
+            changed |= set(await self._device_lists.changed_since(user_id, since.device_lists))
         if since.events < now.events:
             rooms = list((await self._user_rooms.rooms_of(user_id)).values())
             joined = [room for room in rooms if room.membership == "join"]

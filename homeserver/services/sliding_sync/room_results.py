@@ -23,7 +23,8 @@ from homeserver.services.sliding_sync.connections import Told
 from homeserver.services.sliding_sync.room_list import Match
 from homeserver.services.sliding_sync.summary import summarize
 from homeserver.services.sliding_sync.wishes import RoomConfig
-from homeserver.services.sync.rooms import RoomParts, Span
+from homeserver.services.sync.rooms import RoomParts
+from homeserver.services.sync.wish import Span
 from homeserver.services.timeline import make_token, place_before
 from homeserver.storage import sliding_sync
 from homeserver.storage.database import Database
@@ -314,7 +315,7 @@ class RoomResults:
         if told is not None and not span.is_limited:
             found: Iterable[TimelineEvent] = [e for e in span.timeline if e.event.is_state]
         else:
-            state_nid = await self._room_parts.state_number(room, up_to)
+            state_nid = await self._room_state.number_at(room, up_to)
             found = (
                 [] if state_nid is None else await self._room_state.list_state_at(room, state_nid)
             )

@@ -4,7 +4,7 @@ spec: client-server-api/#get_matrixclientv3sync, #lazy-loading-room-members, v1.
 before the timeline, plus the state events in it, is the room's state at the end of the timeline.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -16,14 +16,12 @@ from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import ROOM_VERSIONS
 from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
-from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.engine.user_rooms import RoomOfUser
-from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.room_state import RoomState
 from homeserver.services.sync.heroes import NAMING, find_heroes, summarize
-from homeserver.services.sync.sent_members import SentTo
+from homeserver.services.sync.lacking_state import LackingState
+from homeserver.services.sync.wish import Span, Wish
 from homeserver.services.timeline import Timeline, make_token, place_before
 from homeserver.storage import events, memberships, out_of_band
 from homeserver.storage.database import Database
@@ -37,25 +35,6 @@ room in use, and knows that there are more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a sync asks of every room."""
-
-    requester: Requester
-    chosen: SyncFilter
-    since: int | None
-    """Position in the events stream; None: an initial sync."""
-    now: int
-    full_state: bool
-    use_state_after: bool
-    sent: SentTo
-    """Which member events need not be repeated."""
-
-    @property
-    def state_key(self) -> bytes:
-        return b'"state_after"' if self.use_state_after else b'"state"'
-
-
-@dataclass(frozen=True, slots=True)
 class RoomPart:
     """One room's events, rendered."""
 
@@ -66,32 +45,19 @@ class RoomPart:
     """Member events of others since the token: they may change who shares a room."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The timeline and what comes just before it."""
-
-    timeline: list[TimelineEvent]
-    """Oldest first, all that the user may see, before the filter's types."""
-    is_limited: bool
-    is_cut: bool = False
-    """Events just before it are left out, which the filter does not ask for."""
-
-
 class RoomParts:
     def __init__(
         self,
         database: Database,
         live_rooms: LiveRooms,
-        states: StateStore,
         timeline: Timeline,
-        room_state: RoomState,
+        lacking: LackingState,
         aggregations: Aggregations,
     ) -> None:
         self._db = database
         self._live_rooms = live_rooms
-        self._states = states
         self._timeline = timeline
-        self._room_state = room_state
+        self._lacking = lacking
         self._aggregations = aggregations
 
     async def joined(self, wish: Wish, mine: RoomOfUser, *, moved: bool) -> RoomPart | None:
@@ -140,7 +106,7 @@ class RoomParts:
         chosen = wish.chosen.room.timeline
         timeline = [event for event in timeline if _allows(chosen, event, room.room_id)]
         json = await self._render(
-            wish, room, Span(timeline, is_limited=False), timeline, [], mine.event_nid
+            wish, room, Span(timeline, is_limited=False), timeline, (), mine.event_nid
         )
         return RoomPart(json, False, ())
 
@@ -212,12 +178,11 @@ class RoomParts:
             if _allows(filters.timeline, event, room.room_id)
         ]
         whole = is_new or wish.full_state
-        state = await self._state(wish, room, span, after=after, up_to=up_to, whole=whole)
-        if own and wish.use_state_after:
-            user_id = requester.user_id
-            state = [e for e in state if (e.type, e.state_key) != (MEMBER, user_id)]
-            state += own
-        if span.is_limited or whole:
+        lacking = await self._lacking.find(wish, room, span, after=after, up_to=up_to, whole=whole)
+        later = own if wish.use_state_after else ()
+        replaced = {_slot(event) for event in later}
+        state = [*(event for event in lacking.events if _slot(event) not in replaced), *later]
+        if (span.is_limited or whole) and not is_new:
             changed_members += [event for event in state if event.type == MEMBER]
         summary: JsonObject = {}
         if room.membership_of(requester.user_id) == "join" and (
@@ -228,13 +193,17 @@ class RoomParts:
             summary = summarize(room, requester.user_id)
         if filters.state.lazy_load_members:
             heroes = find_heroes(room, requester.user_id) if "m.heroes" in summary else []
-            state = await self._lazy(
+            state = await self._lacking.without_most_members(
                 wish, room, span, state, timeline, heroes, up_to=up_to, whole=whole
             )
-        state = [event for event in state if _allows(filters.state, event, room.room_id)]
-        if not timeline and not state and not is_new and not span.is_limited:
+        told = await self._told(wish, room, state)
+        async for some in self._lacking.read(room, lacking):
+            rest = [event for event in some if _slot(event) not in replaced]
+            changed_members += [e for e in rest if e.type == MEMBER and e.event_nid in lacking.news]
+            told += await self._told(wish, room, rest)
+        if not timeline and not told and not is_new and not span.is_limited:
             return RoomPart(b"", True, changed_members)
-        json = await self._render(wish, room, span, timeline, state, up_to)
+        json = await self._render(wish, room, span, timeline, told, up_to)
         if summary:
             json += b',"summary":' + orjson.dumps(summary)
         return RoomPart(json, False, changed_members)
@@ -276,141 +245,17 @@ class RoomParts:
         newest.reverse()
         return Span(newest, is_limited)
 
-    async def _state(
-        self, wish: Wish, room: LiveRoom, span: Span, *, after: int, up_to: int, whole: bool
-    ) -> list[TimelineEvent]:
-        """Return the state that the client lacks: before the timeline, or after it if wished.
-
-        Without a gap, the state events of the timeline are all that changed; unless the room was
-        forked, when a resolution may have changed more, and less.
-        """
-        if not whole:
-            before_nid = await self.state_number(room, after)
-            end_nid = await self.state_number(room, up_to)
-            if not _is_straight(span, before_nid, end_nid):
-                return await self._resolved(wish, room, span, before_nid, end_nid)
-        if not whole and not span.is_limited and not span.is_cut:
-            if not wish.use_state_after:
-                return []
-            changed = {(e.type, e.state_key): e for e in span.timeline if e.state_key is not None}
-            return list(changed.values())
-        end = await self.state_number(room, up_to)
-        at = end
-        if span.timeline and not wish.use_state_after:
-            at = span.timeline[0].state_before
-        if at is None:
-            return []
-        if whole and room.tail is not None and at == room.tail.state_nid:
-            lazy = wish.chosen.room.state.lazy_load_members
-            return await self._live_rooms.list_state(room, with_members=not lazy)
-        state = await self._states.load_state(room.room_nid, at)
-        if whole and wish.chosen.room.state.lazy_load_members:
-            return await self._without_members(room, state)
-        if not whole:
-            before = await self._load_state(room, before_nid)
-            state = {slot: nid for slot, nid in state.items() if before.get(slot) != nid}
-        return await self._room_state.load_events(room, state.values())
-
-    async def _without_members(
-        self, room: LiveRoom, state: Mapping[int, int]
-    ) -> list[TimelineEvent]:
-        """Return the events of a recent state but for those of most members, without reading them.
-
-        What it has in common with the current state is in memory.
-        """
-        newer = {nid for slot, nid in room.state.items() if state.get(slot) != nid}
-        older = [nid for slot, nid in state.items() if room.state.get(slot) != nid]
-        same = [each for each in room.state_events.values() if each.event_nid not in newer]
-        return same + await self._room_state.load_events(room, older)
-
-    async def _resolved(
-        self, wish: Wish, room: LiveRoom, span: Span, before_nid: int | None, end_nid: int | None
-    ) -> list[TimelineEvent]:
-        """Return what has changed in a forked room, but for what the timeline says itself."""
-        before = await self._load_state(room, before_nid)
-        end = await self._load_state(room, end_nid)
-        numbers = {nid for slot, nid in end.items() if before.get(slot) != nid}
-        for event in span.timeline:
-            if not wish.use_state_after:
-                numbers.discard(event.event_nid)
-            elif event.state_key is not None and event.event_nid not in numbers:
-                # It has lost: what holds its slot is told again.
-                after = await self._load_state(room, event.state_after)
-                numbers |= {end.get(s, 0) for s, nid in after.items() if nid == event.event_nid}
-        return await self._room_state.load_events(room, numbers - {0})
-
-    async def _load_state(self, room: LiveRoom, state_nid: int | None) -> Mapping[int, int]:
-        if state_nid is None:
-            return {}
-        return await self._states.load_state(room.room_nid, state_nid)
-
-    async def state_number(self, room: LiveRoom, position: int) -> int | None:
-        """Return the state after the newest event up to a position of the events stream."""
-        if room.tail is not None and position >= room.last_event:
-            return room.tail.state_nid
-        for event in reversed(room.recent):
-            if event.event_nid <= position:
-                return event.state_after if event.room_state is None else event.room_state
-        rows = await self._db.read(events.list_stream_backwards, room.room_nid, position, 0, 1)
-        if not rows:
-            return None
-        return rows[0].state_after if rows[0].room_state is None else rows[0].room_state
-
-    async def _lazy(
-        self,
-        wish: Wish,
-        room: LiveRoom,
-        span: Span,
-        state: Sequence[TimelineEvent],
-        timeline: Sequence[TimelineEvent],
-        heroes: Sequence[UserID],
-        *,
-        up_to: int,
-        whole: bool,
-    ) -> list[TimelineEvent]:
-        """Leave out members that the timeline does not need, or that the device has been sent.
-
-        1. What changed in a gap is told, whoever it is.
-        2. Who speaks, as he was when the timeline began; heroes; the user himself, to begin with.
-        3. Who changes in the timeline is told there, unless he spoke before.
-        """
-        user_id = wish.requester.user_id
-        kept = [event for event in state if event.type != MEMBER or not whole]  # 1
-        wanted = {event.sender for event in timeline} | set(heroes)  # 2
-        if whole:
-            wanted.add(user_id)
-        wanted -= {event.state_key for event in kept if event.type == MEMBER}
-        earlier: set[UserID] = set()
-        if not wish.use_state_after:  # 3
-            spoke: set[UserID] = set()
-            for event in timeline:
-                changing = UserID(event.state_key or "")
-                if event.type == MEMBER and changing in wanted:
-                    wanted.discard(changing)
-                    if changing in spoke:
-                        earlier.add(changing)
-                spoke.add(event.sender)
-        if up_to >= room.last_event or room.membership_of(user_id) == "join":
-            members = await self._live_rooms.list_member_events(room, wanted)
-        else:  # he has left: who changed his name since then is none of his business
-            members = await self._members_at(room, await self.state_number(room, up_to), wanted)
-        members += await self._room_state.list_cited_members(room, timeline)
-        if earlier:
-            members += await self._members_at(room, span.timeline[0].state_before, earlier)
-        repeats = whole or wish.chosen.room.state.include_redundant_members
-        members = [e for e in members if repeats or e.event_nid not in wish.sent]
-        for event in (*kept, *members, *timeline):
-            if event.type == MEMBER:
-                wish.sent.note(event.event_nid)
-        return kept + members
-
-    async def _members_at(
-        self, room: LiveRoom, state_nid: int | None, wanted: Collection[UserID]
-    ) -> list[TimelineEvent]:
-        if state_nid is None or not wanted:
-            return []
-        past = await self._room_state.list_state_at(room, state_nid, only=MEMBER)
-        return [event for event in past if event.state_key in wanted]
+    async def _told(
+        self, wish: Wish, room: LiveRoom, state: Iterable[TimelineEvent]
+    ) -> list[bytes]:
+        """Return the JSON of what the filter leaves of some state."""
+        chosen = wish.chosen.room.state
+        allowed = [event for event in state if _allows(chosen, event, room.room_id)]
+        if wish.chosen.is_federation_format:
+            return [_pdu(event) for event in allowed]
+        return await self._aggregations.render_state(
+            wish.requester, room.room_id, allowed, with_room=False
+        )
 
     async def _render(
         self,
@@ -418,16 +263,16 @@ class RoomParts:
         room: LiveRoom,
         span: Span,
         timeline: Sequence[TimelineEvent],
-        state: Sequence[TimelineEvent],
+        told: Sequence[bytes],
         up_to: int,
     ) -> bytes:
-        """`timeline` is what the filter has left of the span."""
+        """`timeline` is what the filter has left of the span, `told` the state."""
         first = span.timeline[0] if span.timeline else None
         prev_batch = (
             make_token(place_before(first)) if first is not None else f"s{up_to}_0_0_0_0_0_0"
         )
         if wish.chosen.is_federation_format:
-            shown, told = ([_pdu(event) for event in found] for found in (timeline, state))
+            shown = [_pdu(event) for event in timeline]
         else:
             shown = await self._aggregations.render(
                 wish.requester,
@@ -435,9 +280,6 @@ class RoomParts:
                 timeline,
                 with_room=False,
                 is_live=not span.is_limited,
-            )
-            told = await self._aggregations.render_state(
-                wish.requester, room.room_id, state, with_room=False
             )
         return b"".join(
             [
@@ -447,6 +289,10 @@ class RoomParts:
                 wish.state_key, b':{"events":[', _selected(told, wish.chosen), b"]}",
             ]
         )  # fmt: skip
+
+
+def _slot(event: TimelineEvent) -> tuple[str, str | None]:
+    return event.type, event.state_key
 
 
 def _cut(span: Span, limit: int, chosen: RoomEventFilter, room_id: RoomID) -> Span:
@@ -459,19 +305,6 @@ def _cut(span: Span, limit: int, chosen: RoomEventFilter, room_id: RoomID) -> Sp
     timeline = span.timeline[shown[0] :] if shown else []
     is_limited = span.is_limited or len(places) > limit
     return Span(timeline, is_limited, is_cut=len(timeline) < len(span.timeline))
-
-
-def _is_straight(span: Span, before: int | None, end: int | None) -> bool:
-    """Tell whether the room went from one state to the other by the timeline's events alone."""
-    if span.is_limited or span.is_cut:
-        if not span.timeline:
-            return True
-        before = span.timeline[0].state_before
-    for event in span.timeline:
-        if event.state_before != before or event.room_state is not None:
-            return False
-        before = event.state_after
-    return before == end
 
 
 def _allows(chosen: RoomEventFilter, event: TimelineEvent, room_id: RoomID) -> bool:

@@ -25,10 +25,11 @@ from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.engine.user_rooms import RoomOfUser, UserRooms
 from homeserver.requester import Requester
 from homeserver.services.sync.room_extras import Extras, RoomExtras, render_events
-from homeserver.services.sync.rooms import RoomParts, Wish
+from homeserver.services.sync.rooms import RoomParts
 from homeserver.services.sync.sent_members import SentMembers
 from homeserver.services.sync.token import SyncToken, current_token, parse_token
 from homeserver.services.sync.user_parts import UserParts
+from homeserver.services.sync.wish import Wish
 
 _TICK_SECONDS = 0.25
 _EXACT_SECONDS = 5.0

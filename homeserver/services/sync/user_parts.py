@@ -116,12 +116,7 @@ class UserParts:
         left: set[str] = set()
         candidates: set[UserID] = set()
         if since.device_lists < now.device_lists:  # 1
-            sharing = await self._user_rooms.sharing_users(user_id)
-            keys_changed, keys_left = await self._device_lists.changed_since(
-                user_id, since.device_lists, now.device_lists, sharing
-            )
-            changed |= set(keys_changed)
-            left |= set(keys_left)
+            changed |= set(await self._device_lists.changed_since(user_id, since.device_lists))
         for _room_id, event in changed_members:  # 2, 3
             member = UserID(event.state_key or "")
             if member == user_id:
