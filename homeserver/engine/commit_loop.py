@@ -12,7 +12,8 @@ of its rooms is dropped, because only the database knows whether it happened.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -51,6 +52,8 @@ class _Submission:
     size: int
     """How many events."""
     build: Build
+    passes: bool
+    """It is by whoever holds the room."""
     answer: Deferred[list[TimelineEvent]] = field(default_factory=Deferred)
 
 
@@ -71,6 +74,8 @@ class CommitLoop:
         self._notifier = notifier
         self._background = background
         self._waiting: deque[_Submission] = deque()
+        self._held: dict[RoomID, list[_Submission]] = {}
+        """What waits until a room is no longer held."""
         self._is_running = False
         self._unsure_keys: set[str] = set()
         """Who is to look again after the next commit, because one before may have happened."""
@@ -89,24 +94,41 @@ class CommitLoop:
 
         return self.submit_change(room_id, len(templates), build)
 
+    @contextmanager
+    def holding(self, room_id: RoomID) -> Iterator[None]:
+        """Let all that is written to a room wait, but for what `passes`.
+
+        What is being committed already may still move the room. Not for long, and not twice.
+        """
+        assert room_id not in self._held
+        self._held[room_id] = []
+        try:
+            yield
+        finally:
+            self._waiting += self._held.pop(room_id)
+            self._begin()
+
     def submit_change(
-        self, room_id: RoomID, size: int, build: Build
+        self, room_id: RoomID, size: int, build: Build, *, passes: bool = False
     ) -> Deferred[list[TimelineEvent]]:
         """Commit what `build`, called with the room's change, puts into it: `size` events.
 
         `build` may be called in vain and must not wait. Fails as `submit`.
         """
-        submission = _Submission(room_id, size, build)
-        if len(self._waiting) >= _MAX_WAITING:
+        submission = _Submission(room_id, size, build, passes)
+        if len(self._waiting) + sum(map(len, self._held.values())) >= _MAX_WAITING:
             submission.answer.errback(
                 ServiceUnavailable("Too many events are waiting", retry_after_ms=2000)
             )
             return submission.answer
         self._waiting.append(submission)
-        if not self._is_running:
+        self._begin()
+        return submission.answer
+
+    def _begin(self) -> None:
+        if self._waiting and not self._is_running:
             self._is_running = True
             self._background.run("commit_loop", self._run())
-        return submission.answer
 
     async def _run(self) -> None:
         try:
@@ -117,6 +139,8 @@ class CommitLoop:
 
     async def _commit_next(self) -> None:
         submissions = self._take()  # 1
+        if not submissions:
+            return
         changes: dict[RoomID, RoomChange] = {}
         ready: list[tuple[_Submission, list[TimelineEvent]]] = []
         for submission in submissions:  # 2
@@ -143,6 +167,9 @@ class CommitLoop:
         count = 0
         while self._waiting and count < _MAX_BATCH:
             submission = self._waiting.popleft()
+            if submission.room_id in self._held and not submission.passes:
+                self._held[submission.room_id].append(submission)
+                continue
             taken.append(submission)
             count += submission.size
         return taken

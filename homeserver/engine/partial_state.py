@@ -23,7 +23,8 @@ from homeserver.storage import partial_state
 from homeserver.storage.database import Database
 
 _MAX_REQUESTS = 100
-_MAX_MOVES = 20
+_MAX_HELD = 5
+"""Commits that may still have been under way when a room began to be held."""
 
 
 class PartialStates:
@@ -47,7 +48,8 @@ class PartialStates:
         """Ask a server for the state before the join, and let it take effect.
 
         1. The state is fetched, checked and stored; it must allow the join.
-        2. The states since are computed; again, if an event came in meanwhile.
+        2. The states since are computed. If an event came in meanwhile, they are once more, and
+        what else comes in waits: others must not be able to keep the room as it is.
         3. All of it is committed, and those who wait are told.
 
         Nothing happens if the room lacks no members. Raises RemoteFailure: another server is to be
@@ -60,14 +62,16 @@ class PartialStates:
             return
         try:
             told = await self._fetch(room, partial, CountedServer(source, _MAX_REQUESTS))  # 1
-            for _ in range(_MAX_MOVES):
-                room = await self._writer.find_room(room_id)
-                if await self._complete(room, partial, told):
-                    self._partial_rooms.note_complete(room_id)
-                    return
+            is_whole = await self._complete(partial, told)
+            if not is_whole:
+                with self._writer.holding(room_id):
+                    for _ in range(_MAX_HELD):
+                        is_whole = is_whole or await self._complete(partial, told)
         except (EventRejected, MissingEvent, TooFarToWalk) as error:
             raise RemoteFailure(f"the state makes no sense: {error}") from error
-        raise ServiceUnavailable("The room moves too fast", retry_after_ms=5000)
+        if not is_whole:
+            raise ServiceUnavailable("The room moves too fast", retry_after_ms=5000)
+        self._partial_rooms.note_complete(room_id)
 
     async def _fetch(self, room: LiveRoom, partial: PartialRoom, source: RemoteServer) -> Snapshot:
         answer = await source.get_state(room.room_id, partial.join_id)
@@ -77,10 +81,11 @@ class PartialStates:
         await self._told.check_known_join(room, source, partial.join_id, told.state)
         return told
 
-    async def _complete(self, room: LiveRoom, partial: PartialRoom, told: Snapshot) -> bool:
+    async def _complete(self, partial: PartialRoom, told: Snapshot) -> bool:
         """Return False if an event has come in meanwhile. Raises RemoteFailure: what was told is
         of no use, as the room was left and entered anew.
         """
+        room = await self._writer.find_room(partial.room_id)
         if room.partial is None:
             return True  # entered anew, with its members
         if room.partial.join_nid != partial.join_nid:
@@ -99,7 +104,7 @@ class PartialStates:
             return []
 
         try:
-            await self._writer.write(room.room_id, [], build)  # 3
+            await self._writer.write(room.room_id, [], build, passes=True)  # 3
         except Moved:
             return False
         finally:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from homeserver.clock import Clock
 from homeserver.core.errors import EventRejected
 from homeserver.core.event_auth import check_event_auth
 from homeserver.core.state_map import State
@@ -23,6 +24,9 @@ from homeserver.engine.tips import Tip, make_tip
 from homeserver.storage.events import HISTORICAL, REJECTED, SOFT_FAILED, PlacedEvent
 from homeserver.storage.partial_state import PlacedNumber
 from homeserver.storage.state_segments import Growth, Segment
+
+_TURN_SECONDS = 0.02
+"""So long it computes before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,9 @@ class Recalculation:
         dictionary: Dictionary,
         states: StateStore,
         state_at: StateAtEvent,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._graph = graph
         self._authorizing = authorizing
         self._dictionary = dictionary
@@ -95,7 +101,11 @@ class Recalculation:
         """
         nodes = await self._graph.load_numbers(room, [one.event_nid for one in placed])
         run = _Run(nodes, room.tips)
+        began = self._clock.monotonic()
         for one in placed:  # 1
+            if self._clock.monotonic() - began > _TURN_SECONDS:
+                await self._clock.sleep(0)
+                began = self._clock.monotonic()
             node = nodes[one.event_nid]
             before = run.fix(told) if one is placed[0] else await self._before(room, run, node)
             if before is not None:

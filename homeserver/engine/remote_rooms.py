@@ -80,7 +80,7 @@ def make_remote_rooms(
     told = ToldStates(checks, authorizing, graph, states, state_at)
     takeover = StateTakeover(own.name, changes, dictionary, states, state_at, graph)
     partial_rooms = PartialRooms(database, live_rooms, own.clock)
-    recalculation = Recalculation(graph, authorizing, dictionary, states, state_at)
+    recalculation = Recalculation(graph, authorizing, dictionary, states, state_at, own.clock)
     outside = OutOfBandWriter(own.name, entrance, changes, commit_loop, dictionary)
     return RemoteRooms(
         graph=graph,

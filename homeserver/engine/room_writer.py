@@ -1,6 +1,7 @@
 """Writing events of other servers: submit, load what was missing, submit again."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from homeserver.core.events import Event
 from homeserver.core.identifiers import RoomID, UserID
@@ -32,7 +33,13 @@ class RoomWriter:
         self._graph = graph
         self._state_at = state_at
 
-    async def write(self, room_id: RoomID, events: Sequence[Event], build: Build) -> None:
+    def holding(self, room_id: RoomID) -> AbstractContextManager[None]:
+        """Let the room rest: only a `write` that `passes` is written now."""
+        return self._commit_loop.holding(room_id)
+
+    async def write(
+        self, room_id: RoomID, events: Sequence[Event], build: Build, *, passes: bool = False
+    ) -> None:
         """Commit what `build` makes of these events.
 
         Raises Moved when an event must be prepared again, DatabaseUnavailable, NotFound.
@@ -41,7 +48,7 @@ class RoomWriter:
         for _ in range(_MAX_TRIES):
             room = self._live_rooms.find_loaded(room_id) or await self.find_room(room_id)
             try:
-                await self._commit_loop.submit_change(room_id, len(events), build)
+                await self._commit_loop.submit_change(room_id, len(events), build, passes=passes)
             except Moved:
                 raise
             except NotLoaded as missing:

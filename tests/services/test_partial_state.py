@@ -1,6 +1,7 @@
 """Rooms joined with members left out of the state, and learning them later."""
 
 import tracemalloc
+from itertools import count
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +14,10 @@ from homeserver.engine.event_placing import Outcome
 from homeserver.engine.remote_joins import PartialJoin
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
+from homeserver.storage import partial_state
 from tests.homeserver import Homeserver
 from tests.remote_room import RemoteStage, begin_room
+from tests.results import result_of
 
 SERVERS = [ServerName("remote.test"), ServerName("third.test")]
 LAZY = '{"room":{"state":{"lazy_load_members":true}}}'
@@ -149,6 +152,50 @@ def test_attack_5_to_what_was_before_the_refused_one_way_back_is_gone(stage: Rem
     complete(stage)
 
     assert {tip.event_id for tip in stage.room.tips} == {event.event_id}
+
+
+def test_attack_6_a_room_that_never_rests_gets_its_members(
+    stage: RemoteStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(stage)
+    bob = stage.remote.user("bob")
+    database = stage.homeserver.database
+    read = database.read
+    fed: list[tuple[Event, Deferred[Outcome]]] = []
+
+    def read_late(function: Any, *args: Any, **options: Any) -> Any:
+        found = read(function, *args, **options)
+        if function is partial_state.list_placed_from:
+            said = stage.remote.say(bob, f"and {len(fed)}")
+            receiving = stage.rooms.inbound.receive(stage.remote, stage.room_id, said.pdu)
+            fed.append((said, Deferred.fromCoroutine(receiving)))
+        return found
+
+    monkeypatch.setattr(database, "read", read_late)
+    complete(stage)
+
+    assert not stage.room.is_partial
+    assert len(fed) == 2  # one was too early, the other had to wait
+    assert [result_of(outcome) for _, outcome in fed] == [Outcome.ACCEPTED] * 2
+    assert stage.messages()[-2:] == [said.event_id for said, _ in fed]
+
+
+def test_attack_5_others_have_their_turn_while_many_states_are_computed(
+    stage: RemoteStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(stage)
+    bob = stage.remote.user("bob")
+    for number in range(3):
+        stage.feed(stage.remote.say(bob, str(number)))
+    ticks = count()
+    monkeypatch.setattr(stage.homeserver.reactor, "seconds", lambda: next(ticks) * 0.03)
+
+    completing = Deferred.fromCoroutine(stage.rooms.partial.complete(stage.room_id, stage.remote))
+    assert not completing.called
+    stage.homeserver.reactor.advance(0)
+
+    assert completing.called
+    assert not stage.room.is_partial
 
 
 def peak_of_completing(stage: RemoteStage, forks: int) -> int:
