@@ -194,6 +194,9 @@ class Membership:
         sender, user_id = template.sender, UserID(template.state_key or "")
         room = await self._access_member(sender, room_id, user_id)
         if self._remote.is_remote(user_id):
+            for known in await self._live_rooms.list_member_events(room, [user_id]):
+                if known.sender == sender and known.content == template.content:
+                    return known.event_id  # nobody is asked twice to sign the same
             return await self._remote.invite(room, sender, user_id, template.content)
         await self._invitees.check_willing([user_id])
         content = await self._with_profile(user_id, template.content)

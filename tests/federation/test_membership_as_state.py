@@ -10,9 +10,9 @@ from tests.federation.partial_rooms import Scene
 from tests.homeserver import Homeserver, Reply, User
 
 
-def put(user: User, room_id: str, membership: str, of: str | None = None) -> Reply:
+def put(user: User, room_id: str, membership: str, of: str | None = None, **more: str) -> Reply:
     path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(of or user.user_id)}"
-    reply = user.put(path, {"membership": membership})
+    reply = user.put(path, {"membership": membership, **more})
     user.homeserver.settle()
     return reply
 
@@ -78,6 +78,18 @@ def test_a_user_of_another_server_is_invited_with_its_signature(
     expected = {"event_id": reply.json["event_id"], "membership": "invite"}
     assert event_of(alice, room_id, bob) == expected
     assert room_id in bob.sync()["rooms"]["invite"]
+
+
+def test_who_is_invited_twice_with_the_same_words_is_asked_once(
+    network: MemoryNetwork, alice: User, bob: User
+) -> None:
+    room_id = alice.create_room()
+
+    replies = [put(alice, room_id, "invite", bob.user_id) for _ in range(2)]
+    other = put(alice, room_id, "invite", bob.user_id, reason="Please")
+
+    assert replies[0].json == replies[1].json != other.json
+    assert len([to for *_, to in network.requests if "/v2/invite/" in to]) == 2
 
 
 def test_a_room_without_its_members_is_entered_through_a_server_that_knows_them(
