@@ -60,6 +60,7 @@ from homeserver.api.federation.spaces import FederationSpacesAPI
 from homeserver.api.federation.third_party_invites import ThirdPartyInvitesAPI
 from homeserver.api.federation.transactions import TransactionsAPI
 from homeserver.api.federation.version import ServerVersionAPI
+from homeserver.api.welcome import WelcomeAPI
 from homeserver.background import Background
 from homeserver.clock import Clock, cancel_call
 from homeserver.config import Config
@@ -604,10 +605,9 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
     upgrades = RoomUpgrades(database, live_rooms, access, author, new_rooms, succession)
 
     waiting = Waiting(notifier, clock, sessions.check_goes_on)
-    lacking = LackingState(live_rooms, states, room_state)
+    lacking = LackingState(live_rooms, states, room_state, dictionary)
     room_parts = RoomParts(database, live_rooms, timeline, lacking, aggregations)
     user_parts = UserParts(
-        user_rooms,
         to_device,
         device_lists,
         e2e_keys,
@@ -632,7 +632,7 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             RoomList(database, user_rooms, RoomFacts(live_rooms, room_parts)),
             RoomResults(database, live_rooms, room_parts, room_state, aggregations),
             RoomExtensions(account_data, receipts, typing),
-            DeviceExtensions(live_rooms, user_rooms, device_lists, user_parts),
+            DeviceExtensions(user_rooms, device_lists, user_parts),
             unread_counts,
         ),
     )
@@ -704,6 +704,11 @@ def build(  # noqa: PLR0915 - straight-line wiring grows with the features
             ),
             FederationMediaAPI(server_name, media, thumbnails, randomness),
             ServerVersionAPI(config.federation.delegated_name),
+            WelcomeAPI(
+                server_name,
+                public_base_url=config.server.public_base_url,
+                is_open=config.registration.enabled,
+            ),
             VersionsAPI(
                 public_base_url=config.server.public_base_url,
                 default_room_version=config.server.default_room_version,

@@ -38,6 +38,7 @@ from homeserver.engine.state_store import Snapshot
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.errors import ServiceUnavailable
 from homeserver.storage.events import REJECTED, SOFT_FAILED
+from homeserver.storage.partial_state import Partial
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class EventPlacing:
             known = (await self._graph.load(room, [event.event_id])).get(event.event_id)
             if known is not None and not known.is_outlier:
                 return Outcome.KNOWN
+            partial = room.partial
             received = await self._prepare(
                 room, source, event, is_history=is_history, is_unwanted=is_unwanted
             )
@@ -114,7 +116,7 @@ class EventPlacing:
                 return Outcome.KNOWN  # by another way, while its state was asked for
             children = await self._graph.list_waiting_children(room, event.event_id)
             try:
-                taken = await self._write(room, [received])
+                taken = await self._write(room, [received], partial)
             except Moved:
                 continue
             for child in children:
@@ -135,13 +137,14 @@ class EventPlacing:
             self._graph.make_space(room)
             if await self._graph.is_any_known(room, [event.event_id]):
                 raise EventRejected("own.known", "the same event is there already")
+            partial = room.partial
             received = await self._prepare(room, _NOBODY, event)
             if received.outlier is not None:
                 raise EventRejected("own.known", "the same event is there already")
             if received.is_rejected:
                 raise EventRejected("own.moved", "the room does not allow this any more")
             try:
-                taken = await self._write(room, [replace(received, template=template)])
+                taken = await self._write(room, [replace(received, template=template)], partial)
             except Moved:
                 continue
             return taken[0].event
@@ -166,17 +169,23 @@ class EventPlacing:
             return None
         if await self._graph.is_any_known(room, event_ids):
             return None
+        partial = room.partial
         try:
             received = [await self._prepare_next(room, source, event) for event in events]
-            taken = await self._write(room, received)
+            taken = await self._write(room, received, partial)
         except (Moved, MissingEvent, RemoteFailure, TooFarToWalk):
             return None
         return [_outcome(one) for one in taken]
 
-    async def _write(self, room: LiveRoom, run: Sequence[ReceivedEvent]) -> list[Taken]:
+    async def _write(
+        self, room: LiveRoom, run: Sequence[ReceivedEvent], partial: Partial | None
+    ) -> list[Taken]:
+        """Raises Moved if the room is `partial` no more: what it lacked then is in no state now."""
         taken: list[Taken] = []
 
         def build(change: RoomChange) -> list[TimelineEvent]:
+            if change.partial != partial:
+                raise Moved("members")
             taken.clear()
             for received in run:
                 self._check_not_taken(change, received)

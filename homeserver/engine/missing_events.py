@@ -6,7 +6,8 @@ cause is bounded.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from typing import TypeVar
 
 from homeserver.core.events import Event
 from homeserver.core.identifiers import EventID
@@ -22,6 +23,7 @@ from homeserver.storage.events import REJECTED
 
 logger = logging.getLogger(__name__)
 
+K = TypeVar("K", bound=Hashable)
 _MAX_ROUNDS = 10
 _MAX_MISSING = 200
 _EVENTS_A_ROUND = 50
@@ -137,23 +139,32 @@ class MissingEvents:
 
 def parents_first(events: Mapping[EventID, Event]) -> list[Event]:
     """Order events so that each comes after those it names as parents."""
-    ordered: dict[EventID, Event] = {}
-    under_way: set[EventID] = set()
-    for first in events:
+    parents = {event_id: event.prev_events for event_id, event in events.items()}
+    return [events[event_id] for event_id in in_graph_order(parents)]
+
+
+def in_graph_order(parents: Mapping[K, Collection[K]]) -> list[K]:
+    """Order what is given with its parents so that each comes after those, else as it is.
+
+    With room versions whose ids are chosen, some may be each other's parents: one comes first.
+    """
+    ordered: dict[K, None] = {}
+    under_way: set[K] = set()
+    for first in parents:
         pending = [first]
         while pending:
-            event_id = pending[-1]
-            if event_id in ordered:
+            last = pending[-1]
+            if last in ordered:
                 pending.pop()
                 continue
             lacking = [
                 parent
-                for parent in events[event_id].prev_events
-                if parent in events and parent not in ordered and parent not in under_way
+                for parent in parents[last]
+                if parent in parents and parent not in ordered and parent not in under_way
             ]
-            under_way.add(event_id)
+            under_way.add(last)
             if lacking:
                 pending += lacking
             else:
-                ordered[event_id] = events[pending.pop()]
-    return list(ordered.values())
+                ordered[pending.pop()] = None
+    return list(ordered)

@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from homeserver.core.canonical_json import encode_json
 from homeserver.core.errors import JsonInvalid
 from homeserver.core.events import MAX_PDU_BYTES, Event, make_event, restore_event
-from homeserver.core.identifiers import RoomID, ServerName, UserID, server_name_of
+from homeserver.core.identifiers import (
+    RoomID,
+    ServerName,
+    UserID,
+    parse_user_id,
+    server_name_of,
+)
 from homeserver.core.json_types import JsonObject, JsonValue
 from homeserver.core.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.engine.commit_loop import CommitLoop, Committed
@@ -240,14 +246,15 @@ class OutOfBand:
         2. Whoever made it knows that the user was: it cites the event, or comes from the server
            that the event came from. More cannot be known.
 
-        Raises EventMalformed, SignatureInvalid.
+        Raises EventMalformed, SignatureInvalid, IdentifierInvalid.
         """
-        user_id, content = pdu.get("state_key"), pdu.get("content")
-        if pdu.get("type") != MEMBER or not isinstance(user_id, str):
+        state_key, content = pdu.get("state_key"), pdu.get("content")
+        if pdu.get("type") != MEMBER or not isinstance(state_key, str):
             return False
         if not isinstance(content, dict) or content.get("membership") not in ("leave", "ban"):
             return False
-        known = await self.find(UserID(user_id), room_id)
+        user_id = parse_user_id(state_key)
+        known = await self.find(user_id, room_id)
         if known is None or known.membership not in _WAITING:
             return False
         event = await self.check(known.version, room_id, pdu)

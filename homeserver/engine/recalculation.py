@@ -6,7 +6,7 @@ meanwhile stays shown.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from homeserver.clock import Clock
@@ -17,6 +17,7 @@ from homeserver.engine.authorizing_events import AuthorizingEvents
 from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.event_graph import EventGraph, Node
 from homeserver.engine.live_room import LiveRoom
+from homeserver.engine.missing_events import in_graph_order
 from homeserver.engine.policy_checks import lacks_signature
 from homeserver.engine.state_at_event import StateAtEvent
 from homeserver.engine.state_store import Snapshot, StateStore
@@ -27,12 +28,17 @@ from homeserver.storage.state_segments import Growth, Segment
 
 _TURN_SECONDS = 0.02
 """So long it computes before others have their turn."""
+_EVENTS_AT_ONCE = 100
+"""Of those that have come in since, which may be too many for memory."""
+_KEPT_BYTES = 8 * 2**20
+"""Of the newest ones, which others build upon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recalculated:
     placed: Sequence[PlacedEvent]
     nodes: Sequence[Node]
+    """The newest ones."""
     rows: Sequence[Segment | Growth]
     """What must be written of states."""
     tips: tuple[Tip, ...]
@@ -43,13 +49,15 @@ class Recalculated:
 class _Run:
     """The states found so far, as long as they are needed."""
 
-    def __init__(self, nodes: Mapping[int, Node], tips: Sequence[Tip]) -> None:
+    def __init__(self, ordered: Sequence[PlacedNumber], tips: Sequence[Tip]) -> None:
         self.rows: list[Segment | Growth] = []
         self.after: dict[int, Snapshot] = {}
         self.state_nids: dict[int, tuple[int, int]] = {}
         self.flags: dict[int, int] = {}
         self.replaced: dict[int, int] = {}
-        self._last_use = {parent: n for n, node in nodes.items() for parent in node.prev_events}
+        self.nodes: deque[Node] = deque()
+        self._size = 0
+        self._last_use = {parent: one.event_nid for one in ordered for parent in one.prev_events}
         self._kept = {tip.event_nid for tip in tips}
 
     def fix(self, snapshot: Snapshot) -> Snapshot:
@@ -57,14 +65,20 @@ class _Run:
         self.rows += snapshot.rows
         return replace(snapshot, rows=(), tail=replace(snapshot.tail, can_grow=False))
 
-    def forget(self, number: int, node: Node) -> None:
+    def keep(self, node: Node) -> None:
+        self.nodes.append(node)
+        self._size += len(node.event.pdu_bytes)
+        while self._size > _KEPT_BYTES:
+            self._size -= len(self.nodes.popleft().event.pdu_bytes)
+
+    def forget(self, number: int, prev_events: Sequence[int]) -> None:
         """An event is placed: states that nobody else builds on are not needed any more."""
         if number not in self._last_use and number not in self._kept:
             del self.after[number]  # nobody builds on it, and it is no extremity
         if self.flags[number] & (REJECTED | SOFT_FAILED):
-            self._kept.update(node.prev_events)  # they may become extremities in its place
+            self._kept.update(prev_events)  # they may become extremities in its place
             return
-        for parent in node.prev_events:
+        for parent in prev_events:
             if self._last_use.get(parent) == number and parent not in self._kept:
                 self.after.pop(parent, None)
 
@@ -93,39 +107,43 @@ class Recalculation:
 
         placed  the join, and what has come in since
 
-        1. In the order in which they came, so that parents come first: the state before each.
-           Behind other gaps it is as it was told.
+        1. In the order in which they came, but parents first: the state before each. Behind other
+           gaps it is as it was told.
         2. What is refused is no extremity any more; what was refused is let in, as history.
         3. The current state; what it alone refused is asked about again, but for what a policy
         server has not signed.
         """
-        nodes = await self._graph.load_numbers(room, [one.event_nid for one in placed])
-        run = _Run(nodes, room.tips)
+        ordered = _parents_first(placed)
+        run = _Run(ordered, room.tips)
         began = self._clock.monotonic()
-        for one in placed:  # 1
-            if self._clock.monotonic() - began > _TURN_SECONDS:
-                await self._clock.sleep(0)
-                began = self._clock.monotonic()
-            node = nodes[one.event_nid]
-            before = run.fix(told) if one is placed[0] else await self._before(room, run, node)
-            if before is not None:
-                await self._place(room, run, node, before, is_join=one is placed[0])
-                run.forget(one.event_nid, node)
+        for start in range(0, len(ordered), _EVENTS_AT_ONCE):  # 1
+            some = ordered[start : start + _EVENTS_AT_ONCE]
+            self._graph.make_space(room)
+            nodes = await self._graph.load_numbers(room, [one.event_nid for one in some])
+            for one in some:
+                if self._clock.monotonic() - began > _TURN_SECONDS:
+                    await self._clock.sleep(0)
+                    began = self._clock.monotonic()
+                node = replace(nodes[one.event_nid], prev_events=one.prev_events)
+                before = run.fix(told) if one is placed[0] else await self._before(room, run, node)
+                if before is not None:
+                    await self._place(room, run, node, before, is_join=one is placed[0])
+                    run.keep(node)
+                    run.forget(one.event_nid, one.prev_events)
         tips = await self._tips(room, run)  # 2
         branches = [run.after.get(t.event_nid) or await self._stored(room, t) for t in tips]
         current = run.fix(await self._state_at.merge(room, branches))
         for number, flags in run.flags.items():  # 3
-            node = nodes[number]
-            if (
-                flags & SOFT_FAILED
-                and not lacks_signature(room, node.event)
-                and await self._is_allowed(room, run, node, current.state)
-            ):
-                run.flags[number] = flags & ~SOFT_FAILED | HISTORICAL
-        in_line = {one.event_nid for one in placed if one.is_in_line}
+            if flags & SOFT_FAILED:
+                self._graph.make_space(room)
+                node = (await self._graph.load_numbers(room, [number]))[number]
+                if not lacks_signature(room, node.event) and await self._is_allowed(
+                    room, run, node, current.state
+                ):
+                    run.flags[number] = flags & ~SOFT_FAILED | HISTORICAL
         return Recalculated(
-            [self._row(room, run, nodes[n], is_in_line=n in in_line) for n in run.state_nids],
-            [_moved(nodes[n], run) for n in run.state_nids],
+            [self._row(room, run, one) for one in ordered if one.event_nid in run.state_nids],
+            [_moved(node, run) for node in run.nodes],
             run.rows,
             tips,
             current,
@@ -184,6 +202,7 @@ class Recalculation:
         seen = set(known)
         while pending:
             number = pending.popleft()
+            self._graph.make_space(room)
             node = (await self._graph.load_numbers(room, [number]))[number]
             if run.flags.get(number, node.flags) & (REJECTED | SOFT_FAILED):
                 # Each once: there may be more ways back than can be gone.
@@ -206,18 +225,38 @@ class Recalculation:
                 return await self._state_at.after(room, node)
         return await self._states.load_snapshot(room.room_nid, tip.state_nid)
 
-    def _row(self, room: LiveRoom, run: _Run, node: Node, *, is_in_line: bool) -> PlacedEvent:
-        before, after = run.state_nids[node.event_nid]
+    def _row(self, room: LiveRoom, run: _Run, one: PlacedNumber) -> PlacedEvent:
+        before, after = run.state_nids[one.event_nid]
         return PlacedEvent(
             room.room_nid,
-            node.event_nid,
+            one.event_nid,
             before,
             after,
-            run.replaced.get(node.event_nid),
-            run.flags[node.event_nid],
-            node.prev_events,
-            None if is_in_line else after,
+            run.replaced.get(one.event_nid),
+            run.flags[one.event_nid],
+            one.prev_events,
+            None if one.is_in_line else after,
         )
+
+
+def _parents_first(placed: Sequence[PlacedNumber]) -> list[PlacedNumber]:
+    """Order what is to be placed anew: all that is news, and what else builds upon that.
+
+    The join comes first; what was before it, and came later, is no part of it.
+    """
+    children: dict[int, list[int]] = {}
+    for one in placed:
+        for parent in one.prev_events:
+            children.setdefault(parent, []).append(one.event_nid)
+    pending = [one.event_nid for one in placed if not one.is_historical]
+    concerned = set(pending)
+    while pending:
+        further = [n for n in children.get(pending.pop(), ()) if n not in concerned]
+        pending += further
+        concerned.update(further)
+    by_number = {one.event_nid: one for one in placed if one.event_nid in concerned}
+    parents = {n: () if one is placed[0] else one.prev_events for n, one in by_number.items()}
+    return [by_number[number] for number in in_graph_order(parents)]
 
 
 def _moved(node: Node, run: _Run) -> Node:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from homeserver.background import both
 from homeserver.core.errors import EventMalformed, EventRejected, MissingEvent, SignatureInvalid
 from homeserver.core.events import Event
-from homeserver.core.identifiers import RoomID, ServerName
+from homeserver.core.identifiers import RoomID, ServerName, server_name_of
 from homeserver.core.json_types import JsonObject
 from homeserver.core.room_versions import RoomVersion
 from homeserver.engine.event_graph import EventGraph, Node
@@ -78,6 +78,7 @@ class RemoteJoins:
         state       before the join
         source      is asked for auth events that the answer lacks
 
+        0. The room is of the version that it is said to be, which stays with it.
         1. The join has the right form and signatures.
         2. State and auth chain are checked, and stored as outliers.
         3. The state is that of a room, and allows the join; so do the auth events it cites.
@@ -90,7 +91,8 @@ class RemoteJoins:
             raise JoinRefused("the event is no join of this room")
         if join.sender != join.state_key:
             raise JoinRefused("nobody joins others")
-        async with self._entrance.open(room_id, version) as room:
+        await self._check_version(room_id, version, state)  # 0
+        async with self._entrance.open(room_id, version, is_certain=True) as room:
             known = (await self._graph.load(room, [join.event_id])).get(join.event_id)
             if known is not None and not known.is_outlier:
                 return
@@ -111,6 +113,19 @@ class RemoteJoins:
             except (EventMalformed, SignatureInvalid, EventRejected, MissingEvent) as error:
                 raise JoinRefused(str(error)) from error
             await self._enter(room, checked, before, cited, partial)  # 4
+
+    async def _check_version(
+        self, room_id: RoomID, version: RoomVersion, state: Sequence[JsonObject]
+    ) -> None:
+        """Raise JoinRefused unless the state has the room's own m.room.create of this version."""
+        found = (pdu for pdu in state if pdu.get("type") == "m.room.create")
+        try:
+            create = await self._checks.check(LiveRoom(0, room_id, version), next(found, {}))
+        except (EventMalformed, SignatureInvalid) as error:
+            raise JoinRefused(f"the room's creation: {error}") from error
+        is_own = server_name_of(room_id) in (None, server_name_of(create.sender))
+        if not is_own or create.content.get("room_version", "1") != version.id:
+            raise JoinRefused("the state has no m.room.create of this version")
 
     async def _enter(
         self,

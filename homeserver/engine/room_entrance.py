@@ -15,7 +15,7 @@ from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.members import Member
 from homeserver.errors import BadRequest
-from homeserver.storage import memberships, rooms
+from homeserver.storage import memberships, out_of_band, rooms
 from homeserver.storage.database import Database
 from homeserver.storage.memberships import MemberOfRoom
 from homeserver.storage.query import Txn
@@ -29,9 +29,13 @@ class RoomEntrance:
         self._locks: dict[RoomID, DeferredLock] = {}
 
     @asynccontextmanager
-    async def open(self, room_id: RoomID, version: RoomVersion) -> AsyncIterator[LiveRoom]:
+    async def open(
+        self, room_id: RoomID, version: RoomVersion, *, is_certain: bool = False
+    ) -> AsyncIterator[LiveRoom]:
         """Have the room to oneself among those who enter it; it is made known if it is not.
 
+        is_certain  its m.room.create says that it is of this version, whatever was said of the room
+                    as long as nobody here was in it: everybody can make an invitation
         Raises BadRequest when the room is known to be of another version.
         """
         lock = self._locks.setdefault(room_id, DeferredLock())
@@ -39,7 +43,7 @@ class RoomEntrance:
         try:
             room = await self._live_rooms.find(room_id)
             if room is None:
-                room = await self._begin(room_id, version)
+                room = await self._begin(room_id, version, is_certain=is_certain)
                 self._live_rooms.enter(room)
             _check_version(room.version.id, version)
             try:
@@ -51,8 +55,8 @@ class RoomEntrance:
             if not lock.locked:
                 self._locks.pop(room_id, None)
 
-    async def _begin(self, room_id: RoomID, version: RoomVersion) -> LiveRoom:
-        known, members = await self._db.run(begin_txn, room_id, version.id)
+    async def _begin(self, room_id: RoomID, version: RoomVersion, *, is_certain: bool) -> LiveRoom:
+        known, members = await self._db.run(begin_txn, room_id, version, is_certain=is_certain)
         _check_version(known.room_version, version)
         room = LiveRoom(known.room_nid, room_id, version)
         for member in members:
@@ -69,13 +73,22 @@ class RoomEntrance:
         return room
 
 
-def begin_txn(txn: Txn, room_id: RoomID, room_version: str) -> tuple[KnownRoom, list[MemberOfRoom]]:
-    """Return the room and whom is known to be invited, say, or to have been there."""
-    room_nid = rooms.insert_room(txn, room_id, room_version)
+def begin_txn(
+    txn: Txn, room_id: RoomID, version: RoomVersion, *, is_certain: bool
+) -> tuple[KnownRoom, list[MemberOfRoom]]:
+    """Return the room and whom is known to be invited, say, or to have been there.
+
+    What was taken for events of another version is forgotten: it may not be readable any more.
+    """
+    room_nid = rooms.insert_room(txn, room_id, version.id)
     if room_nid is not None:
-        return KnownRoom(room_nid, room_version), []
+        return KnownRoom(room_nid, version.id), []
     known = rooms.find_room(txn, room_id)
     assert known is not None, "rooms are not deleted while the server runs"
+    is_wrong = is_certain and known.room_version != version.id
+    if is_wrong and rooms.correct_version(txn, known.room_nid, version.id):
+        out_of_band.delete_out_of_band(txn, known.room_nid)
+        known = KnownRoom(known.room_nid, version.id)
     return known, memberships.list_members(txn, known.room_nid)
 
 

@@ -180,7 +180,8 @@ class StateTakeover:
                     change.received.introductions.append(introduction)
 
     def remember(self, room: LiveRoom, nodes: Sequence[Node]) -> None:
-        """Have in memory what has become of events, after the commit."""
+        """Have in memory what has become of the newest events, after the commit."""
+        self._graph.drop(room)
         for node in nodes:
             self._graph.add(room, node)
 

@@ -5,7 +5,7 @@ m.tag. Push rules show as m.push_rules, which `PushRules` keeps.
 Invariant: only the server writes m.fully_read and m.push_rules.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 from homeserver.core.canonical_json import decode_json, encode_json
@@ -123,6 +123,13 @@ class AccountData:
     async def initial(self, user_id: UserID) -> Changes:
         rows = await self._db.read(account_data.list_account_data, user_id)
         return await self._events(user_id, rows, with_push_rules=True)
+
+    async def of_rooms(
+        self, user_id: UserID, room_ids: Collection[RoomID]
+    ) -> dict[RoomID, list[JsonObject]]:
+        rows = await self._db.read(account_data.list_of_rooms, user_id, list(room_ids))
+        _, of_rooms = await self._events(user_id, rows, with_push_rules=False)
+        return of_rooms
 
     async def _events(
         self, user_id: UserID, rows: list[AccountDatum], *, with_push_rules: bool

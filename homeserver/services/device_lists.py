@@ -6,18 +6,20 @@ devices is settled right after its own transaction, or at the next start.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from homeserver.background import Background
 from homeserver.core.identifiers import DeviceID, UserID
 from homeserver.engine.commit_loop import Committed
+from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.notifier import Notifier
 from homeserver.engine.stream_writer import StreamWriter
 from homeserver.engine.streams import Streams
-from homeserver.engine.user_rooms import UserRooms
+from homeserver.engine.user_rooms import RoomOfUser, UserRooms
 from homeserver.errors import MatrixError
 from homeserver.services.sync.token import parse_token
 from homeserver.storage import cross_signing_keys, device_keys, device_lists, device_updates
@@ -27,6 +29,8 @@ from homeserver.storage.query import Txn
 
 T = TypeVar("T")
 _MAX_REMEMBERED = 100_000
+_FEW = 50
+"""Users whose rooms are compared one by one; for more, everybody's in the user's rooms are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,16 @@ class _Changes:
         """Let the database say what happened up to `position`."""
         self.known_from = max(self.known_from, position)
 
-    def since(self, position: int, users: Collection[UserID]) -> list[UserID] | None:
-        """Return those of `users` that changed after `position`; None: the database must say."""
+    def since(self, position: int) -> list[UserID] | None:
+        """Return who changed after `position`, newest first; None: the database must say."""
         if position < self.known_from:
             return None
-        found = []
-        for user_id in reversed(self._last):
-            if self._last[user_id] <= position:
-                break
-            if user_id in users:
-                found.append(user_id)
-        return found
+        newest_first = reversed(self._last.items())
+        return [user_id for user_id, _ in takewhile(lambda one: one[1] > position, newest_first)]
+
+    def has_changed(self, user_id: UserID, position: int) -> bool:
+        """Tell whether the user may have changed after `position`."""
+        return position < self.known_from or self._last.get(user_id, 0) > position
 
 
 class DeviceLists:
@@ -133,7 +136,7 @@ class DeviceLists:
             if change.changed:
                 for listener in self._listeners:
                     listener(user_id)
-                self._notifier.wake({user_id, *await self._user_rooms.sharing_users(user_id)})
+                self._notifier.wake([user_id, *await self._user_rooms.joined(user_id)])
             elif change.signed_others:
                 self._notifier.wake([user_id])
 
@@ -151,12 +154,14 @@ class DeviceLists:
 
         What changes after a token is made may be told with it already; it is told again then.
         """
-        sharing = {user_id, *await self._user_rooms.sharing_users(user_id)}
-        changed = self._changed.since(since, sharing)
+        changed = self._changed.since(since)
         if changed is None:
+            sharing = await self._user_rooms.sharing_users(user_id)
             changed = await self._db.read(device_lists.list_changed_since, since, list(sharing))
-        signer = self._signed.since(since, (user_id,))
-        if signer is None or signer:
+        else:
+            sharing = await self._sharing(user_id, changed)
+            changed = [other for other in changed if other in sharing]
+        if self._signed.has_changed(user_id, since):
             signed = await self._db.read(cross_signing_keys.list_signed_since, user_id, since)
             changed += [other for other in signed if other not in changed]
         return changed
@@ -171,33 +176,82 @@ class DeviceLists:
         parse_token(to_token, self._streams)
         since = parse_token(from_token, self._streams)
         changed = await self.changed_since(user_id, since.device_lists)
-        met, left = await self.members_since(user_id, since.events)
+        rooms = (await self._user_rooms.rooms_of(user_id)).values()
+        met, left = await self.members_since(user_id, rooms, since.events)
         return sorted(met.union(changed)), sorted(left)
 
-    async def members_since(self, user_id: UserID, since: int) -> tuple[set[UserID], set[UserID]]:
-        """Return (changed, left): with whom the user may have begun or ceased to share a room.
+    async def members_since(
+        self, user_id: UserID, rooms: Iterable[RoomOfUser], since: int
+    ) -> tuple[set[UserID], set[UserID]]:
+        """Return with whom the user has begun to share a room, and with whom he shares none more.
+
+        1. Who has come into a room of his or gone.   2. Who is where he has come himself.
+        3. Who was where he has left: of who came later, or where he never was, he hears nothing.
 
         since  position in the events stream
-        Somebody who only changed his name may be among the changed.
         """
-        changed: set[UserID] = set()
+        met: set[UserID] = set()
         gone: set[UserID] = set()
-        for mine in (await self._user_rooms.rooms_of(user_id)).values():
-            is_in = mine.membership == "join"
-            if not is_in and (mine.event_nid <= since or mine.membership not in ("leave", "ban")):
-                continue
+        rooms = list(rooms)
+        joined = [mine for mine in rooms if mine.membership == "join"]
+        for mine in await self._user_rooms.moved_since(joined, since):
             room = await self._live_rooms.find(mine.room_id)
-            if room is None:
-                continue
-            i_moved = max(mine.event_nid, mine.new_at) > since
-            for other, member in list(room.members.items()):
-                moved = member.event_nid > since
-                if member.membership == "join" and (moved or i_moved):
-                    (changed if is_in else gone).add(other)
-                elif moved:
-                    gone.add(other)
-        sharing = await self._user_rooms.sharing_users(user_id)
-        return changed - {user_id}, gone - sharing
+            if room is not None and mine.new_at <= since:  # 1
+                came, went = _moved_members(room, since)
+                met |= came
+                gone |= went
+        for mine in joined:
+            if mine.new_at > since:  # 2
+                met.update(await self._user_rooms.joined_users(mine.room_id))
+        for mine in rooms:
+            left_at = mine.left_nid or 0
+            if mine.membership != "join" and left_at > since:  # 3
+                room = await self._live_rooms.find(mine.room_id)
+                gone.update(() if room is None else _members_at(room, left_at))
+        gone.discard(user_id)
+        return met - {user_id}, gone - await self._sharing(user_id, gone)
+
+    async def _sharing(self, user_id: UserID, others: Collection[UserID]) -> set[UserID]:
+        """Return those of the others who share a room with the user, and maybe more users."""
+        if len(others) > _FEW:
+            return await self._user_rooms.sharing_users(user_id)
+        return {other for other in others if await self._user_rooms.share_a_room(user_id, other)}
+
+
+def _moved_members(room: LiveRoom, since: int) -> tuple[set[UserID], set[UserID]]:
+    """Return who has come into a room and who has gone; its newest events are in memory.
+
+    A fork may move members of whom no event tells.
+    """
+    asked: Iterable[UserID] = room.members
+    if since >= max(room.recent_from, room.forked_at):
+        named = {
+            UserID(found.state_key or "")
+            for found in room.recent_after(since)
+            if found.type == MEMBER
+        }
+        asked = named & room.members.keys()
+    came = set()
+    went = set()
+    for user_id in asked:
+        member = room.members[user_id]
+        if member.membership == "join":
+            if (member.joined_nid or 0) > since:
+                came.add(user_id)
+        elif member.membership in ("leave", "ban") and member.event_nid > since:
+            went.add(user_id)
+    return came, went
+
+
+def _members_at(room: LiveRoom, position: int) -> list[UserID]:
+    """Return who was in the room at a position, but for those who have come again since."""
+    return [
+        user_id
+        for user_id, member in room.members.items()
+        if member.joined_nid is not None
+        and member.joined_nid < position
+        and (member.left_nid is None or member.left_nid > position)
+    ]
 
 
 def _settle_devices(

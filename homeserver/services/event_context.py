@@ -3,18 +3,18 @@
 spec: client-server-api/#event-context and the operation getEventByTimestamp, v1.19
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from homeserver.core.filters import RoomEventFilter
 from homeserver.core.identifiers import EventID, RoomID, UserID
-from homeserver.engine.live_room import MEMBER, LiveRoom
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.errors import InvalidParam, NotFound
 from homeserver.services.federation.remote_moments import RemoteMoments
 from homeserver.services.room_access import RoomAccess
-from homeserver.services.room_state import RoomState
+from homeserver.services.room_state import RoomState, has_many_unread
 from homeserver.services.timeline import END, Timeline, make_token, place_before
 from homeserver.storage import events
 from homeserver.storage.database import Database
@@ -33,8 +33,8 @@ class Context:
     """Newest first."""
     after: Sequence[TimelineEvent]
     """Oldest first."""
-    state: Sequence[TimelineEvent]
-    """After the last event."""
+    state: AsyncIterator[list[TimelineEvent]]
+    """After the last event, some at a time."""
     start: str
     end: str
 
@@ -82,18 +82,8 @@ class EventContext:
         room = (await self._access.access_readable(user_id, room_id)).room
         shown = [*before, found, *after]
         wanted = {event.event.sender for event in shown} if chosen.lazy_load_members else None
-        state = await self._state_after(room, shown[-1], wanted)
-        state = [
-            event
-            for event in state
-            if chosen.allows(
-                event.event.type,
-                event.event.sender,
-                room_id,
-                contains_url="url" in event.event.content,
-            )
-        ]
-        return Context(found, before, after, state, start, end)
+        state = self._state_after(room, shown[-1], wanted)
+        return Context(found, before, after, _chosen(state, room_id, chosen), start, end)
 
     async def _beside(
         self,
@@ -127,21 +117,14 @@ class EventContext:
 
     async def _state_after(
         self, room: LiveRoom, last: TimelineEvent, wanted: set[UserID] | None
-    ) -> list[TimelineEvent]:
-        """Return the state after an event; only these users' member events unless None."""
-        if last.state_after is None:
-            return []
-        if room.tail is not None and last.state_after == room.tail.state_nid:
-            if wanted is None:
-                return await self._live_rooms.list_state(room, with_members=True)
-            state = await self._live_rooms.list_state(room, with_members=False)
-            return state + await self._live_rooms.list_member_events(room, wanted)
-        state = await self._room_state.list_state_at(room, last.state_after)
-        return [
-            event
-            for event in state
-            if wanted is None or event.event.type != MEMBER or event.event.state_key in wanted
-        ]
+    ) -> AsyncIterator[list[TimelineEvent]]:
+        """Give the state after an event; only these users' member events unless None."""
+        is_present = room.tail is not None and last.state_after == room.tail.state_nid
+        if is_present and wanted is None and not has_many_unread(room):
+            yield await self._live_rooms.list_state(room, with_members=True)
+            return
+        async for some in self._room_state.read_state_at(room, last.state_after, wanted):
+            yield some
 
     async def find_by_timestamp(
         self, user_id: UserID, room_id: RoomID, timestamp: int, *, backwards: bool
@@ -198,3 +181,14 @@ class EventContext:
                 break
             place = (chunk[-1].event.origin_server_ts, chunk[-1].event_nid)
         return None
+
+
+async def _chosen(
+    state: AsyncIterator[list[TimelineEvent]], room_id: RoomID, chosen: RoomEventFilter
+) -> AsyncIterator[list[TimelineEvent]]:
+    async for some in state:
+        yield [
+            event
+            for event in some
+            if chosen.allows(event.type, event.sender, room_id, contains_url="url" in event.content)
+        ]

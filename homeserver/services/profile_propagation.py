@@ -14,7 +14,7 @@ from homeserver.engine.live_room import MEMBER
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.room_change import EventTemplate
 from homeserver.engine.user_rooms import UserRooms
-from homeserver.errors import Forbidden, LimitExceeded, ServersFailed
+from homeserver.errors import BadRequest, Forbidden, LimitExceeded, ServersFailed
 from homeserver.storage import profiles
 from homeserver.storage.database import Database
 
@@ -62,5 +62,6 @@ class ProfilePropagation:
                 )
                 try:
                     await self._author.send_all(room_id, [template])
-                except (Forbidden, ServersFailed, LimitExceeded):
+                except (BadRequest, Forbidden, LimitExceeded, ServersFailed):
+                    # Of this room alone; the others are told all the same.
                     logger.info("Profile not propagated room=%s", room_id)

@@ -97,7 +97,7 @@ class PublicRooms:
                 query.include_all_networks or (query.third_party_instance_id or "") in room.networks
             )
         ]
-        found = [room for room in listed if _matches(room, query.filter)]
+        found = _matching(listed, query.filter)
         start, end = _bounds(found, query.since, limit)
         page: JsonObject = {
             "chunk": [room.entry for room in found[start:end]],
@@ -193,11 +193,16 @@ class PublicRooms:
         return _Known(last_event, (key, entry, text, is_federated))
 
 
-def _matches(room: _Listed, wanted: RoomFilter) -> bool:
-    term = wanted.generic_search_term
-    if term and term.casefold() not in room.text and term != room.entry["room_id"]:
-        return False
-    return wanted.room_types is None or room.entry.get("room_type") in wanted.room_types
+def _matching(listed: Sequence[_Listed], wanted: RoomFilter) -> list[_Listed]:
+    term = wanted.generic_search_term or ""
+    text = term.casefold()
+    types = None if wanted.room_types is None else frozenset(wanted.room_types)
+    return [
+        room
+        for room in listed
+        if (text in room.text or term == room.entry["room_id"])
+        and (types is None or room.entry.get("room_type") in types)
+    ]
 
 
 def _bounds(found: Sequence[_Listed], since: str | None, limit: int) -> tuple[int, int]:

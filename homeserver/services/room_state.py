@@ -72,7 +72,8 @@ class RoomState:
             readable = await self._access.access_readable(user_id, room_id)
         room = readable.room
         if readable.up_to is not None:
-            for old in await self._state_at_leave(readable):
+            state_nid = await self._state_number_at_leave(readable)
+            for old in await self.list_state_at(room, state_nid, members={UserID(state_key)}):
                 if (old.type, old.state_key) == (event_type, state_key):
                     return old
             raise NotFound("No such state event")
@@ -124,9 +125,16 @@ class RoomState:
     async def list_members_of(
         self, user_id: UserID, room_id: RoomID, wanted: Collection[UserID]
     ) -> list[TimelineEvent]:
-        """Return the present member events of these users, for lazy loading. Raises Forbidden."""
-        room = (await self._access.access_readable(user_id, room_id)).room
-        return await self._live_rooms.list_member_events(room, wanted)
+        """Return the member events of these users, for lazy loading. Raises Forbidden.
+
+        They are the present ones, or for who has left those of then.
+        """
+        readable = await self._access.access_readable(user_id, room_id)
+        if readable.up_to is None:
+            return await self._live_rooms.list_member_events(readable.room, wanted)
+        state_nid = await self._state_number_at_leave(readable)
+        state = await self.list_state_at(readable.room, state_nid, members=wanted)
+        return [event for event in state if event.type == MEMBER]
 
     async def list_cited_members(
         self, room: LiveRoom, timeline: Collection[TimelineEvent]
@@ -154,10 +162,38 @@ class RoomState:
         return await self._live_rooms.list_profiles(room, list(room.joined))
 
     async def list_state_at(
-        self, room: LiveRoom, state_nid: int, *, only: str | None = None
+        self, room: LiveRoom, state_nid: int | None, *, members: Collection[UserID] | None
     ) -> list[TimelineEvent]:
-        """Return a historic state; `only` one event type if given."""
-        return await self.load_events(room, await self._list_numbers(room, state_nid), only=only)
+        """Return a historic state; of members only those of these users, unless None."""
+        return [
+            event async for some in self.read_state_at(room, state_nid, members) for event in some
+        ]
+
+    async def read_state_at(
+        self, room: LiveRoom, state_nid: int | None, members: Collection[UserID] | None
+    ) -> AsyncIterator[list[TimelineEvent]]:
+        """As `list_state_at`, some events at a time.
+
+        What it has in common with the current state is known, if most members are left out.
+        """
+        if state_nid is None:
+            return
+        state = await self._states.load_state(room.room_nid, state_nid)
+        if members is None:
+            async for some in self.load_in_parts(room, list(state.values())):
+                yield some
+            return
+        newer = {nid for slot, nid in room.state.items() if state.get(slot) != nid}
+        older = [nid for slot, nid in state.items() if room.state.get(slot) != nid]
+        found = [each for each in room.state_events.values() if each.event_nid not in newer]
+        same = [
+            user_id
+            for user_id in members
+            if (member := room.members.get(user_id)) and member.member_event not in newer
+        ]
+        yield found + await self._live_rooms.list_member_events(room, same)
+        async for some in self.load_in_parts(room, older):
+            yield [event for event in some if event.type != MEMBER or event.state_key in members]
 
     async def _list_numbers(self, room: LiveRoom, state_nid: int | None) -> list[int]:
         if state_nid is None:
@@ -188,10 +224,6 @@ class RoomState:
         stored = await self._db.read(events.list_events, room.room_nid, list(event_nids))
         loaded = [load_timeline_event(room.version, row) for row in stored]
         return [event for event in loaded if only is None or event.type == only]
-
-    async def _state_at_leave(self, readable: ReadableRoom) -> list[TimelineEvent]:
-        state_nid = await self._state_number_at_leave(readable)
-        return [] if state_nid is None else await self.list_state_at(readable.room, state_nid)
 
     async def _state_number_at_leave(self, readable: ReadableRoom) -> int | None:
         if readable.up_to is None:

@@ -10,7 +10,7 @@ in memory, so that nothing must be remembered between pages.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -181,8 +181,7 @@ class Spaces:
             return False
         if _is_open(join_rule_of(room), room.history_visibility):
             return True
-        joined = await self._user_rooms.joined(user_id)
-        return any(allowed in joined for allowed in allowed_rooms(room))
+        return await self._is_in_any(user_id, allowed_rooms(room))
 
     async def is_remote_accessible(self, user_id: UserID, summary: JsonObject) -> bool:
         """As `is_accessible`, of a room that is known by another server's words alone."""
@@ -193,8 +192,12 @@ class Spaces:
         if summary.get("join_rule", "public") in _OPEN or summary["world_readable"] is True:
             return True
         allowed = summary.get("allowed_room_ids")
-        joined = await self._user_rooms.joined(user_id)
-        return isinstance(allowed, list) and any(room_id in joined for room_id in allowed)
+        return isinstance(allowed, list) and await self._is_in_any(user_id, allowed)
+
+    async def _is_in_any(self, user_id: UserID, room_ids: Iterable[object]) -> bool:
+        mine = await self._user_rooms.rooms_of(user_id)
+        found = (mine.get(RoomID(str(room_id))) for room_id in room_ids)
+        return any(room is not None and room.membership == "join" for room in found)
 
     async def _find_resident(self, room_id: RoomID) -> LiveRoom | None:
         """Return the room if this server is in it, so that what it knows of it is the present."""

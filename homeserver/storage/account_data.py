@@ -1,5 +1,6 @@
 """Account data: JSON that users keep on the server, global or for one room."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import RoomID, UserID
@@ -55,6 +56,19 @@ def find_account_data(txn: Txn, user_id: UserID, room_id: RoomID, data_type: str
          WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s)
            AND room_id = %s AND type = %s""",
         (user_id, room_id, data_type),
+    )
+
+
+def list_of_rooms(txn: Txn, user_id: UserID, room_ids: Sequence[RoomID]) -> list[AccountDatum]:
+    return list_rows(
+        txn,
+        AccountDatum,
+        """
+        SELECT room_id, type, content FROM account_data
+         WHERE user_nid = (SELECT user_nid FROM users WHERE user_id = %s)
+           AND room_id = ANY(%s)
+         ORDER BY position""",
+        (user_id, list(room_ids)),
     )
 
 

@@ -65,6 +65,25 @@ def list_outgoing(txn: Txn, after: int, up_to: int, limit: int) -> list[Outgoing
     )
 
 
+def list_outgoing_members(txn: Txn, after: int, limit: int) -> list[OutgoingPDU]:
+    """As `list_outgoing`, member events alone."""
+    return list_rows(
+        txn,
+        OutgoingPDU,
+        """
+        SELECT o.position, r.room_id, o.origin, b.pdu
+          FROM outgoing_events o
+          JOIN events e USING (room_nid, event_nid)
+          JOIN rooms r USING (room_nid)
+          JOIN event_bytes b USING (room_nid, event_nid)
+         WHERE o.position > %s AND e.slot_nid IS NOT NULL
+           AND e.type_nid = (SELECT type_nid FROM event_types WHERE type = 'm.room.member')
+         ORDER BY o.position
+         LIMIT %s""",
+        (after, limit),
+    )
+
+
 def list_outgoing_rooms(txn: Txn, after: int) -> list[OutgoingRoom]:
     return list_rows(
         txn,

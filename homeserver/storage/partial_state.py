@@ -29,7 +29,10 @@ class PartialRow:
 @dataclass(frozen=True, slots=True)
 class PlacedNumber:
     event_nid: int
+    prev_events: list[int]
     is_in_line: bool
+    is_historical: bool
+    """It is old, or was known before its place was."""
 
 
 def insert_partial_room(
@@ -88,8 +91,8 @@ def list_placed_from(txn: Txn, room_nid: int, join_nid: int) -> list[PlacedNumbe
         txn,
         PlacedNumber,
         """
-        SELECT event_nid, room_state IS NULL FROM events
+        SELECT event_nid, prev_events, room_state IS NULL, flags & %s <> 0 FROM events
          WHERE room_nid = %s AND event_nid >= %s AND flags & %s = 0
          ORDER BY event_nid""",
-        (room_nid, join_nid, OUTLIER | HISTORICAL),
+        (HISTORICAL, room_nid, join_nid, OUTLIER),
     )

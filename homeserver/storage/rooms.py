@@ -76,6 +76,21 @@ def insert_room(txn: Txn, room_id: RoomID, room_version: str) -> int | None:
     )
 
 
+def correct_version(txn: Txn, room_nid: int, room_version: str) -> bool:
+    """Give a room of which no event is stored another version; return whether it is such a one."""
+    return bool(
+        execute(
+            txn,
+            """
+            UPDATE rooms SET room_version = %s
+             WHERE room_nid = %s
+               AND NOT EXISTS (SELECT FROM room_heads AS h WHERE h.room_nid = rooms.room_nid)
+               AND NOT EXISTS (SELECT FROM events AS e WHERE e.room_nid = rooms.room_nid)""",
+            (room_version, room_nid),
+        )
+    )
+
+
 def upsert_heads(txn: Txn, heads: Sequence[NewHead]) -> None:
     insert_many(
         txn,

@@ -264,3 +264,16 @@ def test_account_data_that_fails_halfway_changes_nothing(homeserver: Homeserver)
         assert alice.put(data_path(alice, "org.test"), {"a": statement + 1}).status >= 500
 
         assert alice.get(data_path(alice, "org.test")).json == {"a": 1}
+
+
+def test_what_was_stored_for_a_room_comes_with_it_when_its_user_joins(
+    alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(invite=[bob.user_id])
+    bob.put(tags_path(bob, room_id, "u.tea"), {"order": 0.5})
+    since = bob.sync()["next_batch"]
+
+    bob.join(room_id)
+
+    room = bob.sync(since)["rooms"]["join"][room_id]
+    assert events_of(room) == {"m.tag": {"tags": {"u.tea": {"order": 0.5}}}}

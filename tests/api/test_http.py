@@ -19,7 +19,7 @@ TIMEOUT = 60
     ("method", "path", "status"),
     [
         ("GET", "/_matrix/client/v3/nothing", 404),
-        ("GET", "/", 404),
+        ("GET", "/index.html", 404),
         ("GET", "/_matrix/client/v3/rooms/!a:hs.test/state/a/b/c", 404),
         ("PATCH", "/_matrix/client/versions", 405),
         ("DELETE", "/_matrix/client/v3/sync", 405),

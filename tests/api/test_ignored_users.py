@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from tests.api.sliding import room_list, slide, subscription, texts
 from tests.api.syncing import joined
-from tests.homeserver import User
+from tests.homeserver import Homeserver, User
 
 
 def ignore(user: User, *ignored: User) -> None:
@@ -60,3 +60,17 @@ def test_an_invitation_by_an_ignored_user_is_not_told(alice: User, bob: User) ->
     ignore(bob)
     assert len(bob.sync()["rooms"]["invite"]) == 1
     assert slide(bob, room_list())["lists"]["all_rooms"]["count"] == 1
+
+
+def test_who_sent_an_invitation_is_looked_up_once(
+    both_versions: Homeserver, alice: User, bob: User
+) -> None:
+    ignore(bob, alice)
+    alice.create_room(invite=[bob.user_id])
+    pos = slide(bob, room_list())["pos"]
+    statements = both_versions.database.statements
+    before = len(statements)
+
+    assert slide(bob, room_list(), pos)["lists"]["all_rooms"]["count"] == 0
+
+    assert not [one for one in statements[before:] if "invite_states" in one]

@@ -141,3 +141,17 @@ def test_heroes_come_with_their_member_events(alice: User, bob: User) -> None:
     assert summary["m.joined_member_count"] == 6
     known = members(first, room_id) + members(first, room_id, "timeline")
     assert others[5].user_id in known + members(second, room_id)
+
+
+def test_attack_8_who_has_left_is_told_of_members_as_they_were_then(
+    alice: User, bob: User, room_id: str
+) -> None:
+    bob.act(room_id, "leave")
+    rename(alice, "Secret")
+
+    found = bob.get(
+        f"/rooms/{quote(room_id)}/messages", dir="b", filter=json.dumps({"lazy_load_members": True})
+    )
+
+    told = [event for event in found.json["state"] if event["state_key"] == alice.user_id]
+    assert [event["content"].get("displayname") for event in told] == [None]

@@ -225,3 +225,18 @@ def test_rooms_are_told_one_change_at_a_time_and_the_last_one_surely(
     Deferred.fromCoroutine(profiles.delete_field(requester, requester.user_id, "displayname"))
     assert len(told) == 3
     told[2].callback(None)
+
+
+def test_a_room_in_which_the_name_does_not_fit_keeps_it_from_no_other(
+    both_versions: Homeserver,
+) -> None:
+    alice = both_versions.register("alice")
+    rooms = [alice.create_room() for _ in range(3)]
+    members = [f"/rooms/{quote(r)}/state/m.room.member/{quote(alice.user_id)}" for r in rooms]
+    full = {"membership": "join", "org.test": "x" * 64_700}
+    assert alice.put(members[0], full).status == 200
+
+    put(alice, "displayname", "A" * 256)
+
+    names = [alice.get(member).json.get("displayname") for member in members]
+    assert names == [None, "A" * 256, "A" * 256]

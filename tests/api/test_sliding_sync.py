@@ -395,3 +395,31 @@ def test_the_usual_answer_reads_nothing_from_the_database(
 
     assert texts(response["rooms"][room_id]) == ["three"]
     assert statements == []
+
+
+def test_ranges_that_overlap_show_each_room_once_and_in_order(alice: User) -> None:
+    rooms = [alice.create_room() for _ in range(6)][::-1]
+    body = room_list()
+    body["lists"]["all_rooms"]["ranges"] = [[3, 4], [0, 0], [0, 1], [3, 3], [9, 9]]
+
+    found = slide(alice, body)
+
+    assert list(found["rooms"]) == [rooms[0], rooms[1], rooms[3], rooms[4]]
+    assert found["lists"]["all_rooms"]["count"] == 6
+
+
+def test_a_filter_may_name_tags_that_no_room_has(alice: User) -> None:
+    plain, tagged = alice.create_room(), alice.create_room()
+    alice.put(f"/user/{alice.user_id}/rooms/{tagged}/tags/u.tea", {})
+    both = [tagged, plain]
+
+    for chosen, expected in (
+        ({"tags": ["u.tea", "u.no"]}, [tagged]),
+        ({"tags": ["u.no"]}, []),
+        ({"not_tags": ["u.tea"]}, [plain]),
+        ({"not_tags": ["u.no"]}, both),
+        ({"room_types": [None], "not_room_types": ["m.space"]}, both),
+        ({"room_types": ["m.space"]}, []),
+        ({"not_room_types": [None]}, []),
+    ):
+        assert list(slide(alice, room_list(**chosen))["rooms"]) == expected

@@ -5,7 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.sliding import EVERY_STATE, poll, room_list, slide, slots, subscription, texts
+from homeserver.engine.live_rooms import LiveRooms
+from tests.api.sliding import EVERY_STATE, ask, poll, room_list, slide, slots, subscription, texts
 from tests.homeserver import Homeserver, User
 from tests.room_state import history_visibility
 
@@ -270,3 +271,73 @@ def test_the_order_survives_a_restart(both_versions: Homeserver, alice: User) ->
     assert list(response["rooms"]) == [first]
     assert list(slide(again, room_list(1), response["pos"])["rooms"]) == [second]
     restarted.stop()
+
+
+def test_many_members_are_read_some_at_a_time_and_told_once(
+    both_versions: Homeserver, alice: User, bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeserver.services.sliding_sync.room_results.READ_AT_ONCE", 2)
+    guests = [both_versions.register(name) for name in ("carol", "dan", "eve")]
+    room_id = alice.meet(bob, *guests, name="Tea")
+    alice.homeserver = both_versions.restart()
+    body = room_list(state=EVERY_STATE)
+    asked: list[int] = []
+    list_member_events = LiveRooms.list_member_events
+
+    async def list_noted(self: LiveRooms, room: Any, user_ids: Any) -> Any:
+        asked.append(len(user_ids))
+        return await list_member_events(self, room, user_ids)
+
+    monkeypatch.setattr(LiveRooms, "list_member_events", list_noted)
+
+    first = slide(alice, body)
+    guests[0].at(alice.homeserver).act(room_id, "leave")
+    second = slide(alice, body, first["pos"])
+
+    told = [(e["type"], e["state_key"]) for e in first["rooms"][room_id]["required_state"]]
+    members = [("m.room.member", user.user_id) for user in (alice, bob, *guests)]
+    assert len(told) == len(set(told))
+    assert {slot for slot in told if slot[0] == "m.room.member"} == set(members)
+    assert max(asked) == 2
+    assert slots(second["rooms"][room_id]) == {("m.room.member", guests[0].user_id)}
+
+
+@pytest.mark.parametrize(("state", "status"), [([], 200), (EVERY_STATE, 400)])
+def test_who_is_told_much_state_takes_the_place_of_many_rooms(
+    alice: User, bob: User, monkeypatch: pytest.MonkeyPatch, state: Any, status: int
+) -> None:
+    connections = "homeserver.services.sliding_sync.connections"
+    monkeypatch.setattr(f"{connections}._MAX_ROOMS", 25)
+    monkeypatch.setattr(f"{connections}._BYTES_A_ROOM", 10)
+    alice.meet(bob)
+    body = room_list(state=state)
+
+    pos = slide(alice, body)["pos"]
+    second = slide(bob, body)["pos"]
+    slide(bob, body, second)
+
+    assert ask(alice, body, pos).status == status
+
+
+@pytest.mark.parametrize(
+    ("excluded", "told"),
+    [
+        ({"type": "m.room.topic"}, "alice bob"),
+        ({"type": "m.room.member", "state_key": "@bob:hs.test"}, "alice"),
+        ({"state_key": "@bob:hs.test"}, "alice"),
+        ({"type": "m.room.member"}, ""),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("included", [{}, {"type": "m.room.member"}])
+def test_members_may_be_excluded(
+    alice: User, bob: User, included: Any, excluded: Any, told: str
+) -> None:
+    room_id = alice.meet(bob)
+    state = {"include": [included], "exclude": [excluded]}
+    body = {"lists": {"a": {"range": [0, 9], "timeline_limit": 1, "required_state": state}}}
+
+    room = slide(alice, body)["rooms"][room_id]
+
+    members = {key for kind, key in slots(room) if kind == "m.room.member"}
+    assert members == {f"@{name}:hs.test" for name in told.split()}

@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.services.room_state import RoomState
+from homeserver.storage import events
 from tests.api.syncing import joined
 from tests.homeserver import Homeserver, User
 
@@ -29,6 +31,7 @@ def room_id(
 ) -> str:
     """Whose members are not in memory, and many; its timeline begins after them."""
     monkeypatch.setattr("homeserver.services.room_state.READ_AT_ONCE", 2)
+    monkeypatch.setattr("homeserver.services.sync.lacking_state.READ_AT_ONCE", 2)
     room_id = alice.meet(bob, *guests, name="Tea")
     for number in range(12):
         alice.send(room_id, str(number))
@@ -36,8 +39,8 @@ def room_id(
     return room_id
 
 
-def slots(events: Any) -> list[tuple[str, str]]:
-    return sorted((event["type"], event["state_key"]) for event in events)
+def slots(told: Any) -> list[tuple[str, str]]:
+    return sorted((event["type"], event["state_key"]) for event in told)
 
 
 def expected(users: list[User]) -> list[tuple[str, str]]:
@@ -109,3 +112,108 @@ def test_who_has_left_is_told_of_the_room_as_it_was(
     told = found["rooms"]["leave"][room_id][key]["events"]
     assert slots(told) == expected([alice, bob, *guests])
     assert {e["content"]["name"] for e in told if e["type"] == "m.room.name"} == {"Tea"}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of the events that are read for states of the past."""
+    numbers: list[int] = []
+    load = RoomState.load_events
+
+    async def load_noted(self: RoomState, room: Any, event_nids: Any, **options: Any) -> Any:
+        numbers.extend(event_nids)
+        return await load(self, room, event_nids, **options)
+
+    monkeypatch.setattr(RoomState, "load_events", load_noted)
+    return numbers
+
+
+def test_who_has_left_reads_one_state_event_without_the_members(
+    bob: User, room_id: str, read: list[int]
+) -> None:
+    bob.act(room_id, "leave")
+
+    reply = bob.get(f"/rooms/{quote(room_id)}/state/m.room.name")
+    own = bob.get(f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}")
+
+    assert (reply.json, own.json["membership"]) == ({"name": "Tea"}, "leave")
+    assert read == []
+
+
+def test_the_state_around_an_old_event_is_told_without_reading_members_nobody_asks_for(
+    alice: User, bob: User, room_id: str, read: list[int]
+) -> None:
+    event_id = bob.send(room_id, "before")
+    alice.put(f"/rooms/{quote(room_id)}/state/m.room.name", {"name": "Coffee"})
+
+    chosen = '{"lazy_load_members":true}'
+    path = f"/rooms/{quote(room_id)}/context/{quote(event_id)}"
+    state = alice.get(path, filter=chosen, limit=0).json["state"]
+
+    assert slots(state) == expected([bob])
+    assert [e["content"] for e in state if e["type"] == "m.room.name"] == [{"name": "Tea"}]
+    assert len(read) == 1
+
+
+def test_who_spoke_before_he_renamed_himself_costs_no_other_members(
+    alice: User, bob: User, room_id: str, read: list[int]
+) -> None:
+    bob.send(room_id, "before")
+    path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(bob.user_id)}"
+    bob.put(path, {"membership": "join", "displayname": "Robert"})
+
+    room = joined(alice.sync(filter='{"room":{"state":{"lazy_load_members":true}}}'), room_id)
+
+    state = room["state"]["events"]
+    assert slots(state) == expected([alice, bob])
+    names = [e["content"].get("displayname") for e in state if e["state_key"] == bob.user_id]
+    assert names == [None]
+    assert len(set(read)) == 1
+
+
+@pytest.mark.parametrize("lazy", ["false", "true"])
+def test_what_has_changed_in_a_long_gap_is_told_once(
+    alice: User, bob: User, guests: list[User], room_id: str, lazy: str
+) -> None:
+    chosen = f'{{"room":{{"state":{{"lazy_load_members":{lazy}}}}}}}'
+    since = alice.sync(filter=chosen)["next_batch"]
+    changed = [bob, *(guest.at(alice.homeserver) for guest in guests)]
+    for user in (alice, *changed):
+        path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(user.user_id)}"
+        user.put(path, {"membership": "join", "displayname": user.user_id.upper()})
+    for number in range(12):
+        alice.send(room_id, str(number))
+
+    room = joined(alice.sync(since, filter=chosen), room_id)
+
+    told = [(e["state_key"], e["content"]["displayname"]) for e in room["state"]["events"]]
+    assert sorted(told) == sorted((u.user_id, u.user_id.upper()) for u in (alice, *changed))
+    assert room["summary"]["m.joined_member_count"] == 6
+
+
+@pytest.mark.parametrize("is_present", [True, False])
+def test_the_state_around_an_event_is_read_some_at_a_time(
+    alice: User,
+    bob: User,
+    guests: list[User],
+    room_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    is_present: bool,
+) -> None:
+    event_id = alice.send(room_id, "here")
+    if not is_present:
+        alice.put(f"/rooms/{quote(room_id)}/state/m.room.name", {"name": "Coffee"})
+    asked: list[int] = []
+    list_events = events.list_events
+
+    def list_noted(txn: Any, room_nid: int, event_nids: Any) -> Any:
+        asked.append(len(event_nids))
+        return list_events(txn, room_nid, event_nids)
+
+    monkeypatch.setattr(events, "list_events", list_noted)
+
+    path = f"/rooms/{quote(room_id)}/context/{quote(event_id)}"
+    state = alice.get(path, limit=0).json["state"]
+
+    assert slots(state) == expected([alice, bob, *guests])
+    assert max(asked) <= 2

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from homeserver.core.identifiers import ServerName
+from homeserver.engine.commit_loop import Committed
 from homeserver.services.federation.sender import store_edus
 from homeserver.storage.outgoing_edus import TO_DEVICE, NewEDU
 from homeserver.storage.query import Txn, list_values
@@ -309,3 +310,30 @@ def test_attack_8_a_server_that_joins_is_not_sent_what_was_said_before_it_was_th
 
     assert "secret" not in there.taken
     assert {"for those here", "for the mole too"} <= set(there.taken)
+
+
+def test_attack_8_a_server_that_joins_is_not_sent_what_was_committed_together_with_its_join(
+    network: MemoryNetwork, a: Homeserver, bob: User, there: Destination
+) -> None:
+    private = there.alice.create_room(
+        preset="public_chat", initial_state=[history_visibility("joined")]
+    )
+    enter(bob, private)
+    secret = there.alice.send(private, "secret")
+    join = there.hostile.join(a, private, "mole")
+    after = there.alice.send(private, "for the mole too")
+    network.settle()
+    there.taken.clear()
+    room = a.server.live_rooms.find_loaded(join.room_id)
+    assert room is not None
+    batch = [
+        Committed(room.room_id, found)
+        for found in room.recent
+        if found.event_id in (secret, join.event_id, after)
+    ]
+
+    a.server.federation_sender.note_committed(batch)
+    network.settle()
+
+    assert len(batch) == 3
+    assert there.taken == ["for the mole too"]

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.config import LimitsSection
 from homeserver.core.json_types import JsonObject
+from homeserver.engine import inbound_events
 from homeserver.storage import inbound_transactions
 from homeserver.storage.query import Txn, list_values
 from tests.faults import each_fault
@@ -287,6 +288,30 @@ def test_events_that_were_answered_for_are_worked_through_after_a_restart(stage:
     assert count_staged(again) == 0
 
 
+@pytest.mark.parametrize("statement", ["SELECT staged_nid, origin", "DELETE FROM staged_events"])
+def test_attack_15_an_outage_while_stored_events_are_worked_through_leaves_none_behind(
+    stage: Stage, statement: str
+) -> None:
+    events = [stage.message("one"), stage.message("two")]
+
+    def stage_all(txn: Txn) -> None:
+        pdus = [event.pdu_bytes for event in events]
+        inbound_transactions.insert_staged(txn, stage.hostile.name, events[0].room_id, pdus, 1)
+
+    stage.a.database.run(stage_all)
+    stage.a.database.fail_on = statement
+    again = stage.network.add(stage.a.restart())
+    stage.alice.homeserver = again
+    stage.network.advance(10)
+    assert count_staged(again) == 2
+
+    again.database.fail_on = None
+    stage.network.advance(100)
+
+    assert set(stage.heard()) == {"one", "two"}
+    assert count_staged(again) == 0
+
+
 def test_attack_7_a_stored_event_that_nobody_can_read_stops_none_after_it(stage: Stage) -> None:
     good = stage.message("good")
     poison = [b'{"depth":' + b"9" * 500 + b"}", b"{}", b'{"room_id":7,"type":{}}']
@@ -302,6 +327,40 @@ def test_attack_7_a_stored_event_that_nobody_can_read_stops_none_after_it(stage:
 
     assert stage.heard() == ["good"]
     assert count_staged(again) == 0
+
+
+def test_attack_7_an_event_for_what_is_no_user_stops_no_end_of_an_invitation(
+    network: MemoryNetwork, a: Homeserver, alice: User
+) -> None:
+    hostile = HostileServer(network)
+    invite = hostile.invite(alice)
+    assert hostile.send_invite(a, invite).status == 200
+    end = hostile.invite(alice, content={"membership": "leave"})
+    bad: JsonObject = {**end.pdu, "state_key": "@a\x00b:a.test"}
+
+    reply = hostile.transaction(a, [bad, end])
+
+    assert reply.status == 200
+    assert hostile.room_id not in alice.sync().get("rooms", {}).get("invite", {})
+
+
+def test_attack_6_events_for_which_a_room_has_no_place_are_to_be_sent_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server may have filled its line."""
+    stage.network.hold("evil.test", "/get_missing_events/")
+    hanging = stage.message("hangs", prev=["$" + "A" * 43], auth=stage.join.auth_events)
+    body: JsonObject = {"origin": "x", "origin_server_ts": 1, "pdus": [hanging.pdu]}
+    stage.hostile.start_asking(stage.a, "PUT", "/send/hanging", body)
+    stage.network.settle()
+    event = stage.message("kept")
+    monkeypatch.setattr(inbound_events, "_MAX_WAITING", 0)
+
+    assert stage.hostile.transaction(stage.a, [event]).status == 503
+    monkeypatch.undo()
+    assert stage.hostile.transaction(stage.a, [event]).status == 200
+
+    assert stage.heard() == ["kept"]
 
 
 def test_attack_7_who_sends_faster_than_can_be_read_is_told_to_wait(stage: Stage) -> None:

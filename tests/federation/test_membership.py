@@ -4,6 +4,11 @@ from urllib.parse import quote
 
 import pytest
 
+from homeserver.core.events import Event, make_event
+from homeserver.core.identifiers import RoomID
+from homeserver.core.json_types import JsonObject
+from homeserver.core.room_versions import ROOM_VERSIONS
+from tests.federation.hostile_server import HostileServer
 from tests.federation.network import MemoryNetwork
 from tests.homeserver import Homeserver, User
 from tests.room_state import join_rules
@@ -191,3 +196,60 @@ def test_an_invitation_that_is_set_as_state_reaches_the_other_server(
     assert alice.get(member, format="event").json["event_id"] == invited.json["event_id"]
     assert list(bob.sync()["rooms"]["invite"]) == [room_id]
     assert join(bob, room_id) == 200
+
+
+@pytest.mark.parametrize("version", ["1", "9"])
+def test_attack_6_an_invitation_of_another_version_keeps_nobody_from_joining(
+    network: MemoryNetwork, alice: User, bob: User, version: str
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    hostile = HostileServer(network)
+    forged = made_up(hostile, room_id, version, "m.room.member", bob.user_id, membership="invite")
+    body: JsonObject = {"room_version": version, "event": forged.pdu, "invite_room_state": []}
+    target = f"/_matrix/federation/v2/invite/{quote(room_id)}/{quote(forged.event_id, safe='')}"
+    assert hostile.ask(bob.homeserver, "PUT", target, body).status == 200
+
+    assert join(bob, room_id, "a.test") == 200
+
+    assert membership(alice, room_id, bob) == "join"
+    assert room_id not in bob.sync()["rooms"].get("invite", {})
+
+
+def test_attack_6_a_join_through_who_lies_about_the_version_keeps_nobody_from_joining(
+    network: MemoryNetwork, alice: User, bob: User
+) -> None:
+    room_id = alice.create_room(preset="public_chat")
+    hostile = HostileServer(network)
+    create = made_up(hostile, room_id, "9", "m.room.create", "", room_version="9")
+    template: JsonObject = {
+        "type": "m.room.member", "room_id": room_id, "sender": bob.user_id,
+        "state_key": bob.user_id, "content": {"membership": "join"}, "depth": 9,
+        "prev_events": [create.event_id], "auth_events": [create.event_id],
+    }  # fmt: skip
+    hostile.operations["make_join"] = lambda _, __: {"room_version": "9", "event": template}
+    told: JsonObject = {"state": [create.pdu], "auth_chain": [create.pdu]}
+    hostile.operations["send_join"] = lambda _, __: told
+
+    assert join(bob, room_id, hostile.name, "a.test") == 200
+
+    assert membership(alice, room_id, bob) == "join"
+
+
+def made_up(
+    hostile: HostileServer, room_id: str, version: str, kind: str, key: str, **content: str
+) -> Event:
+    """A state event of a room that the server is not in."""
+    return make_event(
+        ROOM_VERSIONS[version],
+        room_id=RoomID(room_id),
+        type=kind,
+        sender=hostile.creator,
+        state_key=key,
+        content={**content},
+        depth=1,
+        origin_server_ts=1,
+        prev_events=[],
+        auth_events=[],
+        server_name=hostile.name,
+        signing_key=hostile.key,
+    )

@@ -93,6 +93,54 @@ def test_who_is_kicked_last_of_a_server_is_told(a: Homeserver, alice: User, bob:
     assert room_id not in bob.get("/joined_rooms").json["joined_rooms"]
 
 
+def test_who_is_kicked_last_of_a_server_is_told_after_a_restart(
+    network: MemoryNetwork, a: Homeserver, b: Homeserver, alice: User, bob: User
+) -> None:
+    """No server that is in the room would lead to his."""
+    room_id = meet(alice, bob)
+    network.cut_off(b.name)
+    alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
+    a.settle()
+
+    network.add(a.restart())
+    network.heal()
+    network.advance(4000)
+
+    assert room_id not in bob.get("/joined_rooms").json["joined_rooms"]
+
+
+def test_who_was_kicked_before_much_else_was_said_is_told(
+    network: MemoryNetwork, b: Homeserver, alice: User, bob: User, carol: User
+) -> None:
+    """Those in the room are sent the last event alone; that one is not for him."""
+    room_id = meet(alice, bob, carol)
+    network.cut_off(b.name)
+    alice.post(f"/rooms/{quote(room_id)}/kick", {"user_id": bob.user_id})
+    for number in range(520):
+        alice.send(room_id, f"missed {number}")
+    network.advance(100)
+
+    network.heal()
+    network.advance(4000)
+
+    assert room_id not in bob.get("/joined_rooms").json["joined_rooms"]
+
+
+def test_what_a_new_server_was_told_is_deleted_though_it_could_not_be_stored_at_first(
+    network: MemoryNetwork, a: Homeserver, alice: User, bob: User
+) -> None:
+    a.database.fail_on = "INSERT INTO destinations"
+    room_id = meet(alice, bob)
+    alice.send(room_id, "heard")
+    a.settle()
+    a.database.fail_on = None
+
+    network.advance(400)
+
+    assert texts(bob, room_id) == ["heard"]
+    assert result_of(a.database.run(outgoing_events.list_outgoing, 0, 2**62, 10)) == []
+
+
 def test_an_invitation_is_taken_back(a: Homeserver, alice: User, bob: User) -> None:
     room_id = alice.create_room(preset="private_chat")
     alice.post(f"/rooms/{quote(room_id)}/invite", {"user_id": bob.user_id})

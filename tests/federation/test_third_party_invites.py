@@ -271,3 +271,17 @@ def test_attack_3_a_bad_invitation_does_not_spoil_the_good_one(
     assert anna.sync().get("rooms", {}).get("invite", {}) == {}
     assert bind(a, anna.user_id, {**good, **changed}, good).status == 200
     assert room_id in anna.sync()["rooms"]["invite"]
+
+
+@pytest.mark.parametrize("bad", ["!a\x00b:a.test", "no room", 7])
+def test_attack_7_an_invitation_to_no_room_is_left_out_and_the_rest_is_not(
+    a: Homeserver, alice: User, bad: Any
+) -> None:
+    carl = a.register("carl")
+    room_id = offer(alice)
+    good = pending(room_id, alice, carl.user_id, signed(carl.user_id))
+
+    reply = bind(a, carl.user_id, {**good, "room_id": bad}, good)
+
+    assert reply.status == 200
+    assert room_id in carl.sync()["rooms"]["invite"]

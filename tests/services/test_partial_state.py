@@ -10,11 +10,13 @@ from twisted.internet.defer import Deferred
 
 from homeserver.core.events import Event
 from homeserver.core.identifiers import ServerName
+from homeserver.engine import event_graph as engine_graph
+from homeserver.engine import recalculation
 from homeserver.engine.event_placing import Outcome
 from homeserver.engine.remote_joins import PartialJoin
 from homeserver.engine.remote_server import RemoteFailure
 from homeserver.errors import DatabaseUnavailable, ServiceUnavailable
-from homeserver.storage import partial_state
+from homeserver.storage import event_graph, partial_state
 from tests.homeserver import Homeserver
 from tests.remote_room import RemoteStage, begin_room
 from tests.results import result_of
@@ -175,9 +177,87 @@ def test_attack_6_a_room_that_never_rests_gets_its_members(
     complete(stage)
 
     assert not stage.room.is_partial
-    assert len(fed) == 2  # one was too early, the other had to wait
-    assert [result_of(outcome) for _, outcome in fed] == [Outcome.ACCEPTED] * 2
-    assert stage.messages()[-2:] == [said.event_id for said, _ in fed]
+    assert len(fed) == 4  # one was too early, the others had to wait
+    assert [result_of(outcome) for _, outcome in fed] == [Outcome.ACCEPTED] * 4
+    assert stage.messages()[-4:] == [said.event_id for said, _ in fed]
+
+
+def test_attack_4_an_event_that_was_known_before_its_place_takes_no_members_along(
+    stage: RemoteStage,
+) -> None:
+    """An event that cites it comes first."""
+    event = join(stage)
+    known = stage.remote.send(
+        "m.room.power_levels", stage.creator, {"events_default": 0}, state_key=""
+    )
+    stranger = stage.remote.user("stranger")
+    citing = stage.remote.make(
+        "m.room.message", stranger, {}, prev=[event.event_id], auth=[known.event_id]
+    )
+    assert stage.feed(citing, known) == [Outcome.REJECTED, Outcome.ACCEPTED]
+    last = stage.remote.say(stage.remote.user("bob"), "upon it")
+    assert stage.feed(last) == [Outcome.ACCEPTED]
+
+    complete(stage)
+
+    assert stage.state() == stage.remote.graph.after[last.event_id]
+    stage.restart()
+    assert stage.state() == stage.remote.graph.after[last.event_id]
+
+
+def test_attack_4_what_was_judged_before_the_members_came_is_judged_again(
+    stage: RemoteStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = join(stage)
+    assert stage.feed(stage.remote.say(stage.creator, "first")) == [Outcome.ACCEPTED]
+    aside = stage.remote.topic(stage.creator, "aside", prev=[event.event_id])
+    read = stage.homeserver.database.read
+    asked = count(1)
+    waiting: Deferred[None] = Deferred()
+
+    def read_late(function: Any, *args: Any, **options: Any) -> Any:
+        found = read(function, *args, **options)
+        if function is event_graph.list_waiting_children and next(asked) == 2:
+            return waiting.addCallback(lambda _: found)
+        return found
+
+    monkeypatch.setattr(stage.homeserver.database, "read", read_late)
+    receiving = stage.rooms.inbound.receive(stage.remote, stage.room_id, aside.pdu)
+    received = Deferred.fromCoroutine(receiving)
+    complete(stage)
+    assert not received.called
+    waiting.callback(None)
+
+    assert result_of(received) is Outcome.ACCEPTED
+    served = stage.do(stage.rooms.served.state_ids_before(stage.room_id, aside.event_id))
+    assert set(served.state) == set(stage.remote.graph.before[aside.event_id].values())
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_attack_5_more_bytes_than_memory_has_since_the_join_keep_no_members_away(
+    homeserver: Homeserver, monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    stage = RemoteStage(homeserver, "11")
+    bob = stage.remote.user("bob")
+    stage.remote.join(bob)
+    cited = stage.remote.make("m.room.message", bob, {"body": "hello"}).auth_events
+    if is_refused:
+        stage.remote.member(stage.creator, "ban", bob)
+    last = event = join(stage)
+    monkeypatch.setattr(engine_graph, "_MAX_BYTES", 2**20)
+    monkeypatch.setattr(recalculation, "_EVENTS_AT_ONCE", 10)
+    monkeypatch.setattr(recalculation, "_KEPT_BYTES", 2**19)
+    for _ in range(50):
+        last = stage.remote.make(
+            "m.room.message", bob, {"body": "x" * 50_000}, prev=[last.event_id], auth=cited
+        )
+        assert stage.feed(last) == [Outcome.ACCEPTED]
+
+    complete(stage)
+
+    assert stage.state() == stage.remote.graph.after[event.event_id]
+    tip = event if is_refused else last
+    assert {one.event_id for one in stage.room.tips} == {tip.event_id}
 
 
 def test_attack_5_others_have_their_turn_while_many_states_are_computed(

@@ -45,7 +45,9 @@ class EventContextAPI:
         )
         shown = [*found.before, found.event, *found.after]
         jsons = await self._aggregations.render(requester, room_id, shown)
-        state = await self._aggregations.render_state(requester, room_id, found.state)
+        state: list[bytes] = []
+        async for some in found.state:
+            state += await self._aggregations.render_state(requester, room_id, some)
         place = len(found.before)
         parts = [
             b'{"event":', jsons[place],

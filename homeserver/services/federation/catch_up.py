@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from homeserver.core.identifiers import RoomID, ServerName, server_name_of
+from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.streams import Stream
 from homeserver.services.federation.transmission import MAX_PDUS
@@ -61,7 +62,8 @@ class CatchUp:
                 is_skipped = row.room_id in tips and row.position != tips[row.room_id]
                 if row.room_id not in since:
                     since[row.room_id] = await self._in_room_since(server, row.room_id)
-                if not is_skipped and _concerns(server, row, since[row.room_id]):
+                # That it is there no more follows from nothing later: nothing later is for it.
+                if _concerns(server, row, None if is_skipped else since[row.room_id]):
                     pdus.append(row.pdu)
                 after = row.position
                 if len(pdus) == MAX_PDUS:
@@ -74,12 +76,19 @@ class CatchUp:
         room = await self._live_rooms.find(room_id)
         if room is None or server not in room.list_servers():
             return None
-        joined = (
-            room.members[user_id].joined_nid or 0
-            for user_id in room.joined
-            if server_name_of(user_id) == server
-        )
-        return min(joined, default=0)
+        return in_room_since(room, server)
+
+    async def list_sent_away(self, after: int) -> dict[ServerName, int]:
+        """Return whose users' stays have been ended since a position, and where it was last."""
+        found: dict[ServerName, int] = {}
+        while True:
+            rows = await self._db.read(outgoing_events.list_outgoing_members, after, _READ_AT_ONCE)
+            for row in rows:
+                after = row.position
+                for server in target_servers(orjson.loads(row.pdu)) - {self._server_name}:
+                    found[server] = row.position
+            if len(rows) < _READ_AT_ONCE:
+                return found
 
     async def list_servers(self, room_id: RoomID) -> set[ServerName]:
         """Return the other servers of a room."""
@@ -87,6 +96,16 @@ class CatchUp:
         if room is None:
             return set()
         return room.list_servers() - {self._server_name}
+
+
+def in_room_since(room: LiveRoom, server: ServerName) -> int:
+    """Return the position of the first join of its users there; 0 if none is known."""
+    joined = (
+        room.members[user_id].joined_nid or 0
+        for user_id in room.joined
+        if server_name_of(user_id) == server
+    )
+    return min(joined, default=0)
 
 
 def _concerns(server: ServerName, row: OutgoingPDU, since: int | None) -> bool:

@@ -95,18 +95,23 @@ class InboundTransactions:
         self._background.loop("old transactions of others", self._tidy, every_seconds=_TIDY_SECONDS)
 
     async def _work_through_stored(self) -> None:
-        after = 0
+        after, pause = 0, _FIRST_PAUSE_SECONDS
         while True:
-            rows = await self._db.read(inbound_transactions.list_staged, after, _READ_AT_ONCE)
-            if not rows:
-                return
-            for row in rows:
-                pdu = decode_lenient_json(row.pdu)
-                assert isinstance(pdu, dict)
-                work = _Work(row.room_id, [pdu], None, stored=[row.staged_nid])
-                self._counts[row.origin] += 1
-                await self._work(row.origin, work)
-                after = row.staged_nid
+            try:
+                rows = await self._db.read(inbound_transactions.list_staged, after, _READ_AT_ONCE)
+                if not rows:
+                    return
+                for row in rows:
+                    pdu = decode_lenient_json(row.pdu)
+                    assert isinstance(pdu, dict)
+                    work = _Work(row.room_id, [pdu], None, stored=[row.staged_nid])
+                    self._counts[row.origin] += 1
+                    await self._work(row.origin, work)
+                    after, pause = row.staged_nid, _FIRST_PAUSE_SECONDS
+            except DatabaseUnavailable as error:  # they are answered for: nobody sends them again
+                logger.warning("Staged events wait for the database: %s", error)
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE_SECONDS)
 
     async def _tidy(self) -> None:
         before = self._clock.now_ms() - _KEPT_MS

@@ -18,7 +18,7 @@ from homeserver.engine.inbound_events import CannotDecide
 from homeserver.engine.live_room import LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.remote_rooms import RemoteRooms
-from homeserver.errors import DatabaseUnavailable, MatrixError
+from homeserver.errors import DatabaseUnavailable, MatrixError, ServiceUnavailable
 from homeserver.services.federation.remote_servers import RemoteServers
 from homeserver.services.federation.room_guard import RoomGuard
 
@@ -56,7 +56,8 @@ class RoomEvents:
     ) -> dict[str, str | None]:
         """Take in events in their order; return what was wrong with each, None if nothing.
 
-        Raises DatabaseUnavailable: some are not taken in, and should be sent again.
+        Raises DatabaseUnavailable, ServiceUnavailable: some are not taken in, and should be sent
+        again.
         """
         room = await self._live_rooms.find(room_id)
         if room is None or self._server_name not in room.servers:
@@ -66,7 +67,7 @@ class RoomEvents:
         outcomes = await self._rooms.inbound.receive_all(self._servers.get(origin), room_id, pdus)
         await self._ask_others(origin, room, pdus, outcomes)
         for outcome in outcomes:
-            if isinstance(outcome, DatabaseUnavailable):
+            if isinstance(outcome, (DatabaseUnavailable, ServiceUnavailable)):
                 raise outcome  # nothing is answered that is not stored; what is, is known again
         results: dict[str, str | None] = {}
         for pdu, outcome in zip(pdus, outcomes, strict=True):

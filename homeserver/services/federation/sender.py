@@ -14,7 +14,7 @@ from homeserver.core.identifiers import RoomID, ServerName, server_name_of
 from homeserver.engine.commit_loop import Committed
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.streams import Stream
-from homeserver.services.federation.catch_up import MAX_MISSED, target_servers
+from homeserver.services.federation.catch_up import MAX_MISSED, in_room_since, target_servers
 from homeserver.services.federation.destination import DestinationQueue, Services
 from homeserver.services.federation.stored_edus import TIDY_SECONDS, StoredEDUs
 from homeserver.services.federation.transmission import EDU
@@ -51,7 +51,8 @@ class FederationSender:
         """Go on where the last process stopped.
 
         1. Servers with a row have a cursor.   2. Those without one have been told everything up to
-        `sending_progress`.   3. Who is behind, by what each room has said since, is told at once.
+        `sending_progress`.   3. Who is behind, by what each room has said since, is told at once;
+        so is who is in the room no more since then.
         """
         db = self._services.database
         rows = await db.read(destinations.list_destinations)
@@ -67,6 +68,10 @@ class FederationSender:
                 queue = self._queue_of(server, delivered=progress)  # 2
                 if queue.delivered < room.last_position:
                     queue.fall_behind()  # 3
+        for server, position in (await self._services.catch_up.list_sent_away(lowest)).items():
+            queue = self._queue_of(server, delivered=progress)
+            if queue.delivered < position:
+                queue.fall_behind()
         for server in await db.read(outgoing_edus.list_waiting_servers):
             self._queue_of(server, delivered=self._stream.current).has_stored_edus = True
         await self._store_new()
@@ -85,8 +90,12 @@ class FederationSender:
 
     def note_committed(self, committed: Sequence[Committed]) -> None:
         """Listen to the notifier, which still has the rooms in memory."""
+        joins = [one for one in committed if one.event.event.membership == "join"]
         own = [
-            (self._list_targets(one.room_id, one.event.event), one.event)
+            (
+                self._list_targets(one.room_id, one.event.event) - self._list_later(one, joins),
+                one.event,
+            )
             for one in committed
             if server_name_of(one.event.sender) == self._server_name
         ]
@@ -130,6 +139,17 @@ class FederationSender:
             queue.add_pdu(position, event.pdu_bytes)
             self._wake(queue)
 
+    def _list_later(self, before: Committed, joins: Sequence[Committed]) -> set[ServerName]:
+        """Return the servers that came into a room after an event, though in the same commit."""
+        room = self._live_rooms.find_loaded(before.room_id)
+        position = before.event.event_nid
+        came = {
+            ServerName(server_name_of(one.event.event.state_key or "") or "")
+            for one in joins
+            if one.room_id == before.room_id and one.event.event_nid > position
+        }
+        return {s for s in came if room is not None and in_room_since(room, s) > position}
+
     # EDUs.
 
     def send_edu(self, servers: Collection[ServerName], key: Hashable, edu: EDU) -> None:
@@ -172,11 +192,11 @@ class FederationSender:
             queue = self._queues[server] = DestinationQueue(server, delivered, self._services)
             self._new.add(server)
             if not self._is_storing_new:
-                self._is_storing_new = True
                 self._background.run("new destinations", self._store_new())
         return queue
 
     async def _store_new(self) -> None:
+        self._is_storing_new = True
         try:
             while self._new:
                 servers = list(self._new)
@@ -196,8 +216,8 @@ class FederationSender:
 
         What is under way to a server has not been told yet.
         """
-        if self._new:
-            return
+        if self._new:  # the database could not be reached, or they are on their way into it
+            await self._store_new()
         for server, queue in list(self._queues.items()):
             if not queue.has_work and not queue.is_running:
                 del self._queues[server]  # its row stays

@@ -16,6 +16,7 @@ from homeserver.core.identifiers import (
     RoomID,
     ServerName,
     UserID,
+    parse_room_id,
     parse_server_name,
     parse_user_id,
     server_name_of,
@@ -117,7 +118,7 @@ class ThirdPartyInvites:
     async def _redeem(self, user_id: UserID, invite: JsonObject) -> None:
         """Invite the user if we may, else ask the server whose user has invited him."""
         sender = _user(invite, "sender")
-        room_id = RoomID(str(invite.get("room_id")))
+        room_id = parse_room_id(str(invite.get("room_id")))
         signed = _signed(invite.get("signed"), user_id)
         server = parse_server_name(server_name_of(sender) or "")
         if server == self._server_name:

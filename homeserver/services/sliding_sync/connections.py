@@ -26,6 +26,8 @@ from homeserver.services.unread_counts import Unread
 _MAX_ANSWERS = 4
 _MAX_OF_DEVICE = 16
 _MAX_ROOMS = 2_000_000
+_BYTES_A_ROOM = 1_000
+_BYTES_A_MEMBER = 50
 _MAX_IDLE_SECONDS = 7 * 24 * 3600.0
 
 _Device = tuple[UserID, DeviceID | None]
@@ -57,6 +59,11 @@ class Told:
     unread_at: int = 0
     """Position in the receipts stream when `unread` was counted."""
 
+    @property
+    def weight(self) -> int:
+        """As how many usual rooms this counts: it may name every member."""
+        return 1 + (len(self.state) + _BYTES_A_MEMBER * len(self.members)) // _BYTES_A_ROOM
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -80,6 +87,8 @@ class Answer:
     """By extension."""
     keys_at: SyncToken | None
     """Up to where the e2ee extension has told; None: never."""
+    weight: int
+    """Of all the rooms."""
 
 
 @dataclass(slots=True)
@@ -91,7 +100,7 @@ class Connection:
     @property
     def size(self) -> int:
         """Rooms it holds, roughly; the newest answers share what has not changed."""
-        return 1 + max((len(answer.rooms) for answer in self.answers.values()), default=0)
+        return 1 + max((answer.weight for answer in self.answers.values()), default=0)
 
 
 class Connections:

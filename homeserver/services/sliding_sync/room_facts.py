@@ -74,10 +74,8 @@ class RoomFacts:
     async def in_spaces(self, spaces: Iterable[str], joined: set[RoomID]) -> set[str]:
         """Return the rooms directly in any of these spaces that the user is joined to."""
         found = set()
-        for space_id in spaces:
-            if space_id not in joined:
-                continue
-            room = await self._live_rooms.find(RoomID(space_id))
+        for space_id in joined.intersection(spaces):
+            room = await self._live_rooms.find(space_id)
             if room is not None:
                 found |= {
                     state_key

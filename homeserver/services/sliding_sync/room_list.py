@@ -152,7 +152,14 @@ class RoomList:
     ) -> list[Listed]:
         found = list(listed.values())
         if _asks_for_marks(filters):
-            found = [each for each in found if _passes_marks(each.mine, marks, filters)]
+            wanted_tags = None if filters.tags is None else frozenset(filters.tags)
+            unwanted_tags = frozenset(filters.not_tags or ())
+            found = [
+                each
+                for each in found
+                if _passes_marks(each.mine, marks, filters)
+                and _has_tags(marks.tags.get(each.mine.room_id), wanted_tags, unwanted_tags)
+            ]
         if filters.spaces is not None:
             joined = {e.mine.room_id for e in listed.values() if e.mine.membership == "join"}
             in_spaces = await self._facts.in_spaces(filters.spaces, joined)
@@ -160,6 +167,8 @@ class RoomList:
         by_facts = (filters.is_encrypted, filters.room_types, filters.not_room_types)
         if all(filter_ is None for filter_ in by_facts):
             return found
+        wanted = None if filters.room_types is None else frozenset(filters.room_types)
+        unwanted = frozenset(filters.not_room_types or ())
         passed = []
         for each in found:
             facts = self._facts.find(each.mine, each.position)
@@ -167,8 +176,8 @@ class RoomList:
                 facts = await self._facts.of(user_id, each.mine, each.position)
             if (
                 filters.is_encrypted in (None, facts.is_encrypted)
-                and (filters.room_types is None or facts.room_type in filters.room_types)
-                and facts.room_type not in (filters.not_room_types or ())
+                and (wanted is None or facts.room_type in wanted)
+                and facts.room_type not in unwanted
             ):
                 passed.append(each)
         return passed
@@ -180,17 +189,26 @@ def _asks_for_marks(filters: Filters) -> bool:
 
 
 def _passes_marks(mine: RoomOfUser, marks: Marks, filters: Filters) -> bool:
-    tags = marks.tags.get(mine.room_id, frozenset())
-    return (
-        filters.is_dm in (None, mine.room_id in marks.direct)
-        and filters.is_invited in (None, mine.membership == "invite")
-        and (filters.tags is None or not tags.isdisjoint(filters.tags))
-        and (filters.not_tags is None or tags.isdisjoint(filters.not_tags))
+    return filters.is_dm in (None, mine.room_id in marks.direct) and filters.is_invited in (
+        None,
+        mine.membership == "invite",
     )
+
+
+def _has_tags(
+    tags: frozenset[str] | None, wanted: frozenset[str] | None, unwanted: frozenset[str]
+) -> bool:
+    if tags is None:
+        return wanted is None
+    return (wanted is None or not tags.isdisjoint(wanted)) and tags.isdisjoint(unwanted)
 
 
 def _in_ranges(found: list[Listed], ranges: tuple[tuple[int, int], ...] | None) -> Iterable[Listed]:
     if ranges is None:
         return found
-    indexes = sorted({i for first, last in ranges for i in range(first, min(last + 1, len(found)))})
-    return [found[index] for index in indexes]
+    shown: list[Listed] = []
+    end = 0
+    for first, last in sorted(ranges):
+        shown += found[max(first, end) : last + 1]
+        end = max(end, last + 1)
+    return shown

@@ -18,7 +18,7 @@ from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent
 from homeserver.requester import Requester
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.room_state import RoomState
+from homeserver.services.room_state import READ_AT_ONCE, RoomState
 from homeserver.services.sliding_sync.connections import Told
 from homeserver.services.sliding_sync.room_list import Match
 from homeserver.services.sliding_sync.summary import summarize
@@ -64,6 +64,8 @@ class _State:
     state_nid: int | None
     told: bytes
     members: frozenset[UserID]
+    unread: Sequence[UserID] = ()
+    """More members, too many to be read at once."""
 
 
 class RoomResults:
@@ -238,10 +240,17 @@ class RoomResults:
                 if first is not None
                 else f"s{moment.now}_0_0_0_0_0_0"
             )
-        if state.events or state.removed or told is None:
+        if state.events or state.removed or state.unread or told is None:
             jsons = await self._aggregations.render_state(
                 requester, room.room_id, state.events, with_room=False
             )
+            for start in range(0, len(state.unread), READ_AT_ONCE):
+                some = await self._live_rooms.list_member_events(
+                    room, state.unread[start : start + READ_AT_ONCE]
+                )
+                jsons += await self._aggregations.render_state(
+                    requester, room.room_id, some, with_room=False
+                )
             stubs = [
                 orjson.dumps({"type": event_type, "state_key": state_key})
                 for event_type, state_key in state.removed
@@ -275,9 +284,14 @@ class RoomResults:
             gone = seen - current.keys() - named.keys()
             new = [event for nid, event in current.items() if nid not in seen]
             members += [member for nid, member in named.items() if nid not in seen]
+        unread: Sequence[UserID] = ()
         if members:
-            new += await self._live_rooms.list_member_events(room, dict.fromkeys(members))
-            told_members |= frozenset(members)
+            asked = list(dict.fromkeys(members))
+            if len(asked) > READ_AT_ONCE:
+                unread = asked
+            else:
+                new += await self._live_rooms.list_member_events(room, asked)
+            told_members |= frozenset(asked)
             if len(told_members) > _MAX_MEMBERS_TOLD:
                 told_members = frozenset()
         if config.wants_lazy_members:
@@ -285,7 +299,7 @@ class RoomResults:
                 room, [each for each in span.timeline if each.event.sender not in told_members]
             )
         removed = await self._removed(room, config, gone) if gone else []
-        return _State(new, removed, state_nid, packed, told_members)
+        return _State(new, removed, state_nid, packed, told_members, unread)
 
     async def _removed(
         self, room: LiveRoom, config: RoomConfig, gone: Collection[int]
@@ -312,14 +326,13 @@ class RoomResults:
         up_to: int,
     ) -> _State:
         """Return the state at a past position, or without a gap what the timeline has of it."""
+        speaking = {event.event.sender for event in span.timeline}
         if told is not None and not span.is_limited:
             found: Iterable[TimelineEvent] = [e for e in span.timeline if e.event.is_state]
         else:
             state_nid = await self._room_state.number_at(room, up_to)
-            found = (
-                [] if state_nid is None else await self._room_state.list_state_at(room, state_nid)
-            )
-        speaking = {event.event.sender for event in span.timeline}
+            members = None if config.wants_all_members else speaking | config.named_keys
+            found = await self._room_state.list_state_at(room, state_nid, members=members)
         return _State(
             [
                 event

@@ -25,7 +25,7 @@ from homeserver.services.sliding_sync.room_extensions import RoomExtensions, Sce
 from homeserver.services.sliding_sync.room_list import Matches, RoomList
 from homeserver.services.sliding_sync.room_results import Fields, Moment, RoomResults
 from homeserver.services.sliding_sync.wishes import SlidingRequest
-from homeserver.services.sync.service import Waiting, standing_at
+from homeserver.services.sync.service import ROOMS_AT_ONCE, Waiting, standing_at
 from homeserver.services.sync.token import SyncToken, current_token
 from homeserver.services.unread_counts import NOTHING, UnreadCounts
 
@@ -42,6 +42,8 @@ class _Built:
 class _Rooms:
     results: Mapping[str, Fields]
     told: Mapping[RoomID, Told]
+    weight: int
+    """Of what has been told."""
     timelines: Mapping[RoomID, list[EventID]]
 
 
@@ -145,7 +147,7 @@ class SlidingSync:
                 "extensions": extensions,
             },
             is_news or has_device_news,
-            Answer(now, rooms_part.told, marks, heard, keys_at),
+            Answer(now, rooms_part.told, marks, heard, keys_at, rooms_part.weight),
         )
 
     async def _rooms(
@@ -169,10 +171,15 @@ class SlidingSync:
                 continue
             changed[room_id] = result.told
             timelines[room_id] = list(result.events)
+            if len(changed) % ROOMS_AT_ONCE == 0:
+                await self._waiting.give_way()
             if result.fields.keys() - {"lists"}:
                 results[room_id] = result.fields
         await self._count_unread(wanted.requester.user_id, now, matches, told, changed, results)
-        return _Rooms(results, {**told, **changed} if changed else told, timelines)
+        weight = sum(room.weight for room in changed.values())
+        if before is not None:
+            weight += before.weight - sum(told[r].weight for r in changed if r in told)
+        return _Rooms(results, {**told, **changed} if changed else told, weight, timelines)
 
     async def _count_unread(
         self,

@@ -38,6 +38,12 @@ class StateWish:
         every = {(MEMBER, None)} if self.lazy_members else {(MEMBER, None), (None, None)}
         return bool(self.include & every)
 
+    @property
+    def named_members(self) -> set[UserID]:
+        """Those that are included by name."""
+        types = (MEMBER,) if self.lazy_members else (MEMBER, None)
+        return {UserID(key) for kind, key in self.include if kind in types and key is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class RoomConfig:
@@ -73,10 +79,19 @@ class RoomConfig:
 
     def named_members(self, members: Mapping[UserID, object]) -> list[UserID]:
         """Return the members to be told whatever the timeline says."""
-        if self.wants_all_members:
-            return [user_id for user_id in members if self.wants(MEMBER, user_id)]
-        keys = {UserID(key) for wish in self.state for _, key in wish.include if key is not None}
-        return [key for key in keys if key in members and self.wants(MEMBER, key)]
+        found: set[UserID] = set()
+        for wish in self.state:
+            excluded = {key for event_type, key in wish.exclude if event_type in (MEMBER, None)}
+            if None not in excluded:
+                everybody = wish.wants_all_members
+                named = set(members) if everybody else wish.named_members & members.keys()
+                found |= named.difference(excluded)
+        return list(found)
+
+    @property
+    def named_keys(self) -> set[UserID]:
+        """Every state key that is named; those of members are user ids."""
+        return {UserID(key) for wish in self.state for _, key in wish.include if key is not None}
 
 
 @dataclass(frozen=True, slots=True)

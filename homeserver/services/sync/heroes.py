@@ -12,8 +12,8 @@ from homeserver.core.json_types import JsonObject
 from homeserver.engine.live_room import LiveRoom
 
 _MAX_HEROES = 5
-NAMING = frozenset({"m.room.name", "m.room.canonical_alias"})
-"""Types of the state events that decide whether a room needs heroes."""
+SUMMARIZED = frozenset({"m.room.member", "m.room.name", "m.room.canonical_alias"})
+"""Types of the state events that a summary follows from."""
 
 
 def find_heroes(room: LiveRoom, user_id: UserID) -> list[UserID]:

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from homeserver.core.identifiers import UserID
+from homeserver.engine.dictionary import Dictionary
 from homeserver.engine.live_room import MEMBER, LiveRoom
 from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.state_store import StateStore
 from homeserver.engine.timeline_event import TimelineEvent
-from homeserver.services.room_state import RoomState, has_many_unread
+from homeserver.services.room_state import READ_AT_ONCE, RoomState, has_many_unread
 from homeserver.services.sync.wish import Span, Wish
 
 
@@ -21,15 +22,20 @@ class Lacking:
     events: Sequence[TimelineEvent]
     unread: Sequence[int] = ()
     """Numbers of more events, see `LackingState.read`."""
-    news: Collection[int] = ()
-    """Which of the unread have come since the client's token; none where all is new to it."""
 
 
 class LackingState:
-    def __init__(self, live_rooms: LiveRooms, states: StateStore, room_state: RoomState) -> None:
+    def __init__(
+        self,
+        live_rooms: LiveRooms,
+        states: StateStore,
+        room_state: RoomState,
+        dictionary: Dictionary,
+    ) -> None:
         self._live_rooms = live_rooms
         self._states = states
         self._room_state = room_state
+        self._dictionary = dictionary
 
     async def find(
         self, wish: Wish, room: LiveRoom, span: Span, *, after: int, up_to: int, whole: bool
@@ -42,23 +48,20 @@ class LackingState:
         whole  all of it, not what has changed after the position `after`
         """
         if whole:
-            return await self._whole(wish, room, span, after=after, up_to=up_to)
+            return await self._whole(wish, room, span, up_to=up_to)
         before_nid = await self._room_state.number_at(room, after)
         end_nid = await self._room_state.number_at(room, up_to)
         if not _is_straight(span, before_nid, end_nid):
-            return Lacking(await self._resolved(wish, room, span, before_nid, end_nid))
+            return await self._resolved(wish, room, span, before_nid, end_nid)
         if not span.is_limited and not span.is_cut:
             if not wish.use_state_after:
                 return Lacking([])
             changed = {(e.type, e.state_key): e for e in span.timeline if e.state_key is not None}
             return Lacking(list(changed.values()))
         at = _told_at(wish, span, end_nid)
-        numbers = await self._changed(room, before_nid, at)
-        return Lacking(await self._room_state.load_events(room, numbers))
+        return await self._load(room, await self._changed(room, before_nid, at))
 
-    async def _whole(
-        self, wish: Wish, room: LiveRoom, span: Span, *, after: int, up_to: int
-    ) -> Lacking:
+    async def _whole(self, wish: Wish, room: LiveRoom, span: Span, *, up_to: int) -> Lacking:
         at = _told_at(wish, span, await self._room_state.number_at(room, up_to))
         if at is None:
             return Lacking([])
@@ -66,47 +69,40 @@ class LackingState:
         if room.tail is not None and at == room.tail.state_nid:
             if is_lazy or not has_many_unread(room):
                 return Lacking(await self._live_rooms.list_state(room, with_members=not is_lazy))
-            numbers = list(room.state.values())
-        else:
-            state = await self._states.load_state(room.room_nid, at)
-            if is_lazy:
-                return Lacking(await self._without_members(room, state))
-            numbers = list(state.values())
-        if not after:
-            return Lacking([], numbers)
-        before_nid = await self._room_state.number_at(room, after)
-        return Lacking([], numbers, await self._changed(room, before_nid, at))
+            return Lacking([], list(room.state.values()))
+        if is_lazy:
+            return Lacking(await self._room_state.list_state_at(room, at, members=()))
+        return Lacking([], list((await self._load_state(room, at)).values()))
 
     def read(self, room: LiveRoom, lacking: Lacking) -> AsyncIterator[list[TimelineEvent]]:
         """Give the unread events, some at a time."""
         return self._room_state.load_in_parts(room, lacking.unread)
 
-    async def _without_members(
-        self, room: LiveRoom, state: Mapping[int, int]
-    ) -> list[TimelineEvent]:
-        """Return the events of a recent state but for those of most members, without reading them.
-
-        What it has in common with the current state is in memory.
-        """
-        newer = {nid for slot, nid in room.state.items() if state.get(slot) != nid}
-        older = [nid for slot, nid in state.items() if room.state.get(slot) != nid]
-        same = [each for each in room.state_events.values() if each.event_nid not in newer]
-        return same + await self._room_state.load_events(room, older)
-
     async def _resolved(
         self, wish: Wish, room: LiveRoom, span: Span, before_nid: int | None, end_nid: int | None
-    ) -> list[TimelineEvent]:
-        """Return what has changed in a forked room, but for what the timeline says itself."""
-        end = await self._load_state(room, end_nid)
+    ) -> Lacking:
+        """Return what has changed in a forked room, but for what the timeline says itself.
+
+        After it, what holds the slot of one of its events that has lost is told again.
+        """
         numbers = await self._changed(room, before_nid, end_nid)
-        for event in span.timeline:
-            if not wish.use_state_after:
-                numbers.discard(event.event_nid)
-            elif event.state_key is not None and event.event_nid not in numbers:
-                # It has lost: what holds its slot is told again.
-                after = await self._load_state(room, event.state_after)
-                numbers |= {end.get(s, 0) for s, nid in after.items() if nid == event.event_nid}
-        return await self._room_state.load_events(room, numbers - {0})
+        if not wish.use_state_after:
+            return await self._load(room, numbers - {e.event_nid for e in span.timeline})
+        lost = [
+            (event.type, event.state_key)
+            for event in span.timeline
+            if event.state_key is not None and event.event_nid not in numbers
+        ]
+        await self._dictionary.ensure([], [], lost)
+        end = await self._load_state(room, end_nid)
+        numbers |= {end.get(self._dictionary.find_slot(*slot) or 0, 0) for slot in lost}
+        return await self._load(room, numbers - {0})
+
+    async def _load(self, room: LiveRoom, numbers: Collection[int]) -> Lacking:
+        """Read these events, unless there are too many."""
+        if len(numbers) > READ_AT_ONCE:
+            return Lacking([], list(numbers))
+        return Lacking(await self._room_state.load_events(room, numbers))
 
     async def _load_state(self, room: LiveRoom, state_nid: int | None) -> Mapping[int, int]:
         if state_nid is None:
@@ -174,8 +170,8 @@ class LackingState:
     ) -> list[TimelineEvent]:
         if state_nid is None or not wanted:
             return []
-        past = await self._room_state.list_state_at(room, state_nid, only=MEMBER)
-        return [event for event in past if event.state_key in wanted]
+        past = await self._room_state.list_state_at(room, state_nid, members=wanted)
+        return [event for event in past if event.type == MEMBER]
 
 
 def _told_at(wish: Wish, span: Span, end: int | None) -> int | None:

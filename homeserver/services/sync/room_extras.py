@@ -62,6 +62,8 @@ class RoomExtras:
             in_account, in_rooms = await self._account_data.changes(
                 user_id, since.account_data, now.account_data
             )
+            if fresh:
+                in_rooms = in_rooms | await self._account_data.of_rooms(user_id, fresh)
         receipts: dict[RoomID, JsonObject] = {}
         if fresh:
             receipts |= await self._receipts.initial(list(fresh), user_id)

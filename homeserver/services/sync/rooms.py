@@ -4,6 +4,7 @@ spec: client-server-api/#get_matrixclientv3sync, #lazy-loading-room-members, v1.
 before the timeline, plus the state events in it, is the room's state at the end of the timeline.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from homeserver.engine.live_rooms import LiveRooms
 from homeserver.engine.timeline_event import TimelineEvent, load_timeline_event
 from homeserver.engine.user_rooms import RoomOfUser
 from homeserver.services.aggregations import Aggregations
-from homeserver.services.sync.heroes import NAMING, find_heroes, summarize
+from homeserver.services.sync.heroes import SUMMARIZED, find_heroes, summarize
 from homeserver.services.sync.lacking_state import LackingState
 from homeserver.services.sync.wish import Span, Wish
 from homeserver.services.timeline import Timeline, make_token, place_before
@@ -33,6 +34,8 @@ _LOOKED_THROUGH = 99
 """Events in which those that a filter asks for are looked for: as many as memory surely has of a
 room in use, and knows that there are more."""
 
+_MAX_INVITATIONS = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class RoomPart:
@@ -41,8 +44,6 @@ class RoomPart:
     json: bytes
     """The members of the room's object, without the braces around them."""
     is_empty: bool
-    changed_members: Sequence[TimelineEvent]
-    """Member events of others since the token: they may change who shares a room."""
 
 
 class RoomParts:
@@ -59,6 +60,8 @@ class RoomParts:
         self._timeline = timeline
         self._lacking = lacking
         self._aggregations = aggregations
+        self._inviters: OrderedDict[int, frozenset[UserID]] = OrderedDict()
+        """Who sent an invitation, by its number: sliding sync asks of each, every time."""
 
     async def joined(self, wish: Wish, mine: RoomOfUser, *, moved: bool) -> RoomPart | None:
         """Return the events of a room the user is in; None when the room is gone.
@@ -73,7 +76,7 @@ class RoomParts:
         is_new = wish.since is None or mine.new_at > wish.since
         after = 0 if is_new else wish.since or 0
         if not moved and not is_new and not wish.full_state:
-            return RoomPart(b"", True, ())
+            return RoomPart(b"", True)
         return await self._part(wish, room, after=after, up_to=wish.now, is_new=is_new)
 
     async def left(self, wish: Wish, mine: RoomOfUser) -> RoomPart | None:
@@ -108,7 +111,7 @@ class RoomParts:
         json = await self._render(
             wish, room, Span(timeline, is_limited=False), timeline, (), mine.event_nid
         )
-        return RoomPart(json, False, ())
+        return RoomPart(json, False)
 
     async def _own_member_event(self, room: LiveRoom, mine: RoomOfUser) -> list[TimelineEvent]:
         stored = await self._db.read(events.list_events, room.room_nid, [mine.event_nid])
@@ -131,7 +134,7 @@ class RoomParts:
                 b"},", wish.state_key, b':{"events":[]}',
             ]
         )  # fmt: skip
-        return RoomPart(json, False, ())
+        return RoomPart(json, False)
 
     async def is_ignored(self, user_id: UserID, mine: RoomOfUser) -> bool:
         """Tell whether this is an invitation by somebody whom the user ignores, if he wants any."""
@@ -142,12 +145,16 @@ class RoomParts:
         ignored = await self._timeline.ignored_by(user_id)
         if not ignored:
             return False
-        own = [
-            event
-            for event in orjson.loads(await self.stripped_state(user_id, mine))
-            if event.get("type") == MEMBER and event.get("state_key") == user_id
-        ]
-        return any(event.get("sender") in ignored for event in own)
+        inviters = self._inviters.get(mine.event_nid)
+        if inviters is None:
+            inviters = self._inviters[mine.event_nid] = frozenset(
+                UserID(str(event.get("sender")))
+                for event in orjson.loads(await self.stripped_state(user_id, mine))
+                if event.get("type") == MEMBER and event.get("state_key") == user_id
+            )
+            if len(self._inviters) > _MAX_INVITATIONS:
+                self._inviters.popitem(last=False)
+        return not inviters.isdisjoint(ignored)
 
     async def stripped_state(self, user_id: UserID, mine: RoomOfUser) -> bytes:
         """Return the JSON array shown to one who is invited or has knocked."""
@@ -169,7 +176,6 @@ class RoomParts:
         limit = filters.timeline.clamp_limit(_DEFAULT_LIMIT, _MAX_LIMIT)
         looked_through = limit if filters.timeline.allows_all else max(limit, _LOOKED_THROUGH)
         span = await self.span(requester.user_id, room, after, up_to, looked_through)
-        changed_members = [event for event in span.timeline if event.type == MEMBER]
         if not filters.timeline.allows_all:
             span = _cut(span, limit, filters.timeline, room.room_id)
         timeline = [
@@ -182,13 +188,11 @@ class RoomParts:
         later = own if wish.use_state_after else ()
         replaced = {_slot(event) for event in later}
         state = [*(event for event in lacking.events if _slot(event) not in replaced), *later]
-        if (span.is_limited or whole) and not is_new:
-            changed_members += [event for event in state if event.type == MEMBER]
         summary: JsonObject = {}
         if room.membership_of(requester.user_id) == "join" and (
             whole
-            or changed_members
-            or any(event.type in NAMING for event in (*span.timeline, *state))
+            or lacking.unread
+            or any(event.type in SUMMARIZED for event in (*span.timeline, *state))
         ):
             summary = summarize(room, requester.user_id)
         if filters.state.lazy_load_members:
@@ -197,16 +201,16 @@ class RoomParts:
                 wish, room, span, state, timeline, heroes, up_to=up_to, whole=whole
             )
         told = await self._told(wish, room, state)
+        known = {event.event_nid for event in state}
         async for some in self._lacking.read(room, lacking):
-            rest = [event for event in some if _slot(event) not in replaced]
-            changed_members += [e for e in rest if e.type == MEMBER and e.event_nid in lacking.news]
+            rest = [e for e in some if e.event_nid not in known and _slot(e) not in replaced]
             told += await self._told(wish, room, rest)
         if not timeline and not told and not is_new and not span.is_limited:
-            return RoomPart(b"", True, changed_members)
+            return RoomPart(b"", True)
         json = await self._render(wish, room, span, timeline, told, up_to)
         if summary:
             json += b',"summary":' + orjson.dumps(summary)
-        return RoomPart(json, False, changed_members)
+        return RoomPart(json, False)
 
     async def span(
         self, user_id: UserID, room: LiveRoom, after: int, up_to: int, limit: int

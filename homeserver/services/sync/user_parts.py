@@ -4,14 +4,13 @@ spec: client-server-api/#get_matrixclientv3sync, #extensions-to-sync (end-to-end
 send-to-device), v1.19.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from homeserver.core.filters import EventFilter
-from homeserver.core.identifiers import DeviceID, RoomID, UserID
+from homeserver.core.identifiers import DeviceID, UserID
 from homeserver.core.json_types import JsonObject
-from homeserver.engine.timeline_event import TimelineEvent
-from homeserver.engine.user_rooms import UserRooms
+from homeserver.engine.user_rooms import RoomOfUser
 from homeserver.requester import Requester
 from homeserver.services.device_lists import DeviceLists
 from homeserver.services.e2e_keys import E2EKeys
@@ -30,7 +29,6 @@ class ToDevicePart:
 class UserParts:
     def __init__(
         self,
-        user_rooms: UserRooms,
         to_device: ToDevice,
         device_lists: DeviceLists,
         e2e_keys: E2EKeys,
@@ -38,7 +36,6 @@ class UserParts:
         *,
         max_to_device: int,
     ) -> None:
-        self._user_rooms = user_rooms
         self._to_device = to_device
         self._device_lists = device_lists
         self._e2e_keys = e2e_keys
@@ -70,26 +67,24 @@ class UserParts:
         is_full = len(events) >= limit
         return ToDevicePart(events, last if is_full else now.to_device)
 
+    async def members_since(
+        self, user_id: UserID, rooms: Iterable[RoomOfUser], since: SyncToken | None, now: SyncToken
+    ) -> tuple[set[UserID], set[UserID]]:
+        """Return whom the user has met anew and left behind in these rooms."""
+        if since is None or since.events >= now.events:
+            return set(), set()
+        return await self._device_lists.members_since(user_id, rooms, since.events)
+
     async def presence(
         self,
         user_id: UserID,
         since: SyncToken | None,
-        changed_members: Iterable[tuple[RoomID, TimelineEvent]],
-        newly_joined: Iterable[RoomID],
+        met: Collection[UserID],
         chosen: EventFilter,
     ) -> list[JsonObject]:
         """Return the m.presence of those who changed, and of those the user has newly met."""
-        newcomers: set[UserID] = set()
-        if since is not None:
-            for room_id in newly_joined:
-                newcomers.update(await self._user_rooms.joined_users(room_id))
-            newcomers |= {
-                UserID(event.state_key or "")
-                for _, event in changed_members
-                if event.membership == "join"
-            }
         after = 0 if since is None else since.presence
-        found = await self._presence.changes(user_id, after, newcomers)
+        found = await self._presence.changes(user_id, after, met)
         return [e for e in found if chosen.allows_event("m.presence", str(e["sender"]))]
 
     async def key_counts(
@@ -102,36 +97,11 @@ class UserParts:
         user_id: UserID,
         since: SyncToken,
         now: SyncToken,
-        changed_members: Iterable[tuple[RoomID, TimelineEvent]],
-        newly_joined: Iterable[RoomID],
-        newly_left: Iterable[RoomID],
-    ) -> tuple[list[str], list[str]]:
-        """Return (changed, left) users.
-
-        1. Whose keys changed, among those who share a room.
-        2. Who has come into a room of the user's, or into whose rooms the user has come.
-        3. Who is no longer in any room of the user's: he left, or the user did.
-        """
-        changed: set[str] = set()
-        left: set[str] = set()
-        candidates: set[UserID] = set()
-        if since.device_lists < now.device_lists:  # 1
-            changed |= set(await self._device_lists.changed_since(user_id, since.device_lists))
-        for _room_id, event in changed_members:  # 2, 3
-            member = UserID(event.state_key or "")
-            if member == user_id:
-                continue
-            if event.membership == "join":
-                before = event.replaced.membership if event.replaced is not None else None
-                if before != "join":
-                    changed.add(member)
-            else:
-                candidates.add(member)
-        for room_id in newly_joined:  # 2
-            changed |= set(await self._user_rooms.joined_users(room_id)) - {user_id}
-        for room_id in newly_left:  # 3
-            candidates |= set(await self._user_rooms.joined_users(room_id))
-        for member in candidates - {user_id}:
-            if not await self._user_rooms.share_a_room(user_id, member):
-                left.add(member)
-        return sorted(changed - left), sorted(left)
+        met: Collection[UserID],
+        left: Collection[UserID],
+    ) -> tuple[list[UserID], list[UserID]]:
+        """Return (changed, left): whose keys changed or who is met anew, and who is left behind."""
+        changed = set(met)
+        if since.device_lists < now.device_lists:
+            changed.update(await self._device_lists.changed_since(user_id, since.device_lists))
+        return sorted(changed.difference(left)), sorted(left)
