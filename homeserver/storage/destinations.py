@@ -9,7 +9,6 @@ from homeserver.storage.query import (
     commit_lightly,
     execute,
     fetch_value,
-    find_value,
     insert_many,
     list_rows,
 )
@@ -91,7 +90,3 @@ def count_failing(txn: Txn) -> int:
     return fetch_value(
         txn, int, "SELECT count(*) FROM destinations WHERE failing_since_ts IS NOT NULL"
     )
-
-
-def find_lowest_delivered(txn: Txn) -> int | None:
-    return find_value(txn, int, "SELECT min(delivered) FROM destinations")

@@ -48,13 +48,6 @@ def find_user_nid(txn: Txn, user_id: UserID) -> int | None:
     return find_value(txn, int, "SELECT user_nid FROM users WHERE user_id = %s", (user_id,))
 
 
-def list_user_ids(txn: Txn, user_nids: Sequence[int]) -> dict[int, UserID]:
-    rows = list_tuples(
-        txn, "SELECT user_nid, user_id FROM users WHERE user_nid = ANY(%s)", (list(user_nids),)
-    )
-    return dict(rows)
-
-
 def intern_types(txn: Txn, types: Sequence[str]) -> dict[str, int]:
     """Return the number of each event type, making those that are new."""
     known = _types(txn, list(dict.fromkeys(types)))

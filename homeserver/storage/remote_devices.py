@@ -9,7 +9,6 @@ from homeserver.storage.query import (
     execute,
     fetch_value,
     find_row,
-    find_value,
     insert_many,
     list_rows,
     list_tuples,
@@ -157,13 +156,6 @@ def list_devices(txn: Txn, user_nids: Sequence[int]) -> list[DeviceOfUser]:
          WHERE user_nid = ANY(%s) ORDER BY device_id""",
         (list(user_nids),),
     )
-
-
-def count_devices(txn: Txn, user_nid: int) -> int:
-    found = find_value(
-        txn, int, "SELECT count(*) FROM remote_devices WHERE user_nid = %s", (user_nid,)
-    )
-    return found or 0
 
 
 def upsert_devices(txn: Txn, user_nid: int, devices: Sequence[RemoteDevice]) -> None:

@@ -117,11 +117,6 @@ class ServerDiscovery:
         said = f".well-known of {server}"
         return find_direct(delegated, said) or await self._by_service(delegated, said)
 
-    async def explain(self, server: ServerName) -> str:
-        """Say what .well-known says, for people."""
-        found = await self._find_delegation(server)
-        return f"delegates to {found.target}" if found.target else found.problem
-
     def problem_of(self, server: ServerName) -> str | None:
         """Say what is wrong with the .well-known that `find` met; None: nothing, or it has none."""
         found = self._delegations.get(server)

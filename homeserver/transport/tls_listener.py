@@ -84,7 +84,7 @@ class TLSListener:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - as it says
+                logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - its text is all
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(_PAUSE_SECONDS, self._accept_when_ready)
                 return

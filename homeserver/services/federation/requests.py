@@ -323,13 +323,6 @@ class FederationRequests:
             url, timeout_seconds=_MEDIA_SECONDS, max_bytes=max_bytes
         )
 
-    # For people who look for what is broken.
-
-    async def get_version(self, server: ServerName) -> JsonObject:
-        return await request_json(
-            self._client, "GET", server, f"{_V1}/version", signed=False, timeout_seconds=20.0
-        )
-
     async def _get(
         self,
         server: ServerName,
